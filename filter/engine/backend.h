@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+/* backend: the backing store as the engine sees it.
+ *
+ * Calls may come from any thread, several at once, any alignment.  Lengths
+ * are at most max_request (pread, pwrite) or max_zero (zero, trim).  Each
+ * returns 0 or -errno.  What pwrite, zero and trim did is durable after a
+ * flush that started later and returned 0. */
+
+#ifndef PCACHE_BACKEND_H
+#define PCACHE_BACKEND_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct backend;
+
+struct backend_ops {
+  int (*pread) (struct backend *, void *buf, size_t length, uint64_t offset);
+  int (*pwrite) (struct backend *, const void *buf, size_t length,
+                 uint64_t offset);
+  /* The range reads as zeros afterwards.  may_trim: storage behind it may
+   * be given back.  Any error means: write zeros instead. */
+  int (*zero) (struct backend *, uint64_t length, uint64_t offset,
+               bool may_trim);
+  /* The content of the range is no longer needed. */
+  int (*trim) (struct backend *, uint64_t length, uint64_t offset);
+  int (*flush) (struct backend *);
+};
+
+struct backend {
+  const struct backend_ops *ops;
+  uint64_t size;                /* bytes of the disk */
+  bool can_write;
+  bool can_zero;                /* zero is cheaper than writing zeros */
+  bool can_trim;
+  size_t max_request;           /* bytes; at least 1 MiB where possible */
+  uint64_t max_zero;            /* bytes */
+};
+
+static inline int
+backend_pread (struct backend *b, void *buf, size_t length, uint64_t offset)
+{
+  return b->ops->pread (b, buf, length, offset);
+}
+
+static inline int
+backend_pwrite (struct backend *b, const void *buf, size_t length,
+                uint64_t offset)
+{
+  return b->ops->pwrite (b, buf, length, offset);
+}
+
+static inline int
+backend_zero (struct backend *b, uint64_t length, uint64_t offset,
+              bool may_trim)
+{
+  return b->ops->zero (b, length, offset, may_trim);
+}
+
+static inline int
+backend_trim (struct backend *b, uint64_t length, uint64_t offset)
+{
+  return b->ops->trim (b, length, offset);
+}
+
+static inline int
+backend_flush (struct backend *b)
+{
+  return b->ops->flush (b);
+}
+
+#endif /* PCACHE_BACKEND_H */

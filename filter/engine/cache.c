@@ -1,0 +1,895 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+/* Opens the parts, runs the services, keeps the door.
+ *
+ * Two threads besides write-back's helpers: "writeback" writes epochs back
+ * when they are due, "gc" seals and evicts.  Both sleep on one condition
+ * variable and are woken by whoever needs them; the timer is there for the
+ * age of dirty data and for retries. */
+
+#include <config.h>
+
+#include <assert.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/report.h"
+#include "engine/cache.h"
+#include "engine/engine.h"
+#include "engine/gc.h"
+#include "engine/recovery.h"
+#include "engine/writeback.h"
+#include "pmem/device.h"
+
+#define DEFAULT_REGIONS 256
+
+/* Retry of a failing backing store: from, to.  While somebody waits for a drain
+ * the upper bound is lower. */
+#define BACKOFF_MIN_MS 100
+#define BACKOFF_MAX_MS 10000
+#define BACKOFF_DRAIN_MS 500
+/* A drain gives up after this many failures in a row. */
+#define DRAIN_FAILURES 5
+
+#define IDLE_MIN_MS 10
+#define IDLE_MAX_MS 500
+
+struct cache {
+  struct engine engine;
+  struct writeback *writeback;
+  bool started;
+  pthread_t writeback_thread, gc_thread;
+
+  pthread_mutex_t lock;
+  pthread_cond_t wake;          /* the services */
+  pthread_cond_t progress;      /* whoever waits for write-back */
+  bool stop;                    /* lock; all below too */
+  bool shutting_down;
+  bool busy;                    /* write-back uses the backing store */
+  bool want_space;              /* a writer waits */
+  uint64_t drain_through;       /* epoch that somebody waits for */
+  uint64_t gc_calls;            /* so that no wake-up is missed */
+  int writeback_error;          /* of the last attempt */
+  unsigned failures;            /* attempts in a row */
+  uint64_t failing_since_ms, retry_at_ms;
+};
+
+static struct cache *
+cache_of (struct engine *engine)
+{
+  return (struct cache *) ((char *) engine - offsetof (struct cache, engine));
+}
+
+uint64_t
+cache_min_device_size (uint64_t segment_size)
+{
+  return geometry_min_device_size (segment_size);
+}
+
+/* --- services --------------------------------------------------------- */
+
+static void
+wake_services (struct cache *cache)
+{
+  HOLD_LOCK (&cache->lock);
+
+  cache->gc_calls++;
+  pthread_cond_broadcast (&cache->wake);
+}
+
+/* A head has left a segment, or the last writer has left such a one. */
+static void
+on_retired (void *opaque)
+{
+  struct cache *cache = opaque;
+
+  if (cache->started)
+    wake_services (cache);
+}
+
+static bool
+can_write_back (const struct cache *cache)
+{
+  return cache->engine.backend && cache->engine.backend->can_write;
+}
+
+/* When the oldest dirty data came. */
+static bool
+oldest_dirty (struct engine *engine, uint64_t *since_ms)
+{
+  uint64_t epoch, queued, open;
+  const bool in_queue = epoch_queue_first (&engine->queue, &epoch, &queued);
+  const bool in_set = log_oldest_open (engine->log, &open);
+
+  if (!in_queue && !in_set)
+    return false;
+  *since_ms = !in_set ? queued : !in_queue ? open : MIN (queued, open);
+  return true;
+}
+
+/* Dirty segments are in the way of eviction. */
+static bool
+space_is_short (struct engine *engine)
+{
+  return gc_wanted (engine)
+    && segment_find_evictable
+         (&engine->segments,
+          control_get (&engine->superblock).written_back) == NULL;
+}
+
+/* Is write-back due?  If not, *next_ms says when to look again.  lock is held. */
+static bool
+writeback_is_due_locked (struct cache *cache, uint64_t *next_ms)
+{
+  struct engine *engine = &cache->engine;
+  const uint64_t now = now_ms (), delay = engine->options.writeback_delay_ms;
+  uint64_t since;
+
+  *next_ms = now + MIN (MAX (delay / 4, IDLE_MIN_MS), IDLE_MAX_MS);
+  if (!can_write_back (cache) || !oldest_dirty (engine, &since))
+    return false;
+  if (cache->failures > 0 && now < cache->retry_at_ms) {
+    *next_ms = cache->retry_at_ms;
+    return false;
+  }
+  if (cache->shutting_down || cache->drain_through > 0 || cache->want_space
+      || now - since >= delay || space_is_short (engine))
+    return true;
+  *next_ms = MIN (*next_ms, since + delay);
+  return false;
+}
+
+static void
+note_attempt_locked (struct cache *cache, int error)
+{
+  struct engine *engine = &cache->engine;
+  const uint64_t now = now_ms ();
+
+  if (error == 0) {
+    if (cache->failures > 0)
+      report (REPORT_WARNING, "the backing store works again; write-back "
+              "goes on");
+    cache->failures = 0;
+  }
+  else {
+    const uint64_t limit = cache->drain_through > 0 ? BACKOFF_DRAIN_MS
+      : BACKOFF_MAX_MS;
+    const unsigned doublings = MIN (cache->failures, 16u);
+
+    stats_add (engine->stats, STAT_writeback_errors, 1);
+    if (cache->failures++ == 0) {
+      cache->failing_since_ms = now;
+      report (REPORT_ERROR, "write-back failed: %s; the data stays dirty in the "
+              "cache, trying again", strerror (-error));
+    }
+    cache->retry_at_ms = now + MIN ((uint64_t) BACKOFF_MIN_MS << doublings,
+                                    limit);
+  }
+  cache->writeback_error = error;
+  pthread_cond_broadcast (&cache->progress);
+}
+
+static void *
+writeback_main (void *opaque)
+{
+  struct cache *cache = opaque;
+  struct engine *engine = &cache->engine;
+
+  mutex_lock (&cache->lock);
+  while (!cache->stop) {
+    uint64_t next_ms;
+    bool worked;
+    int r;
+
+    if (!writeback_is_due_locked (cache, &next_ms)) {
+      cache->want_space = false;
+      cond_wait_until (&cache->wake, &cache->lock, next_ms);
+      continue;
+    }
+    cache->busy = true;
+    mutex_unlock (&cache->lock);
+
+    r = writeback_step (cache->writeback, UINT64_MAX, &worked);
+
+    mutex_lock (&cache->lock);
+    cache->busy = false;
+    note_attempt_locked (cache, r);
+    if (r < 0)
+      segment_wake_all (&engine->segments);     /* waiting may be vain */
+    cache->gc_calls++;
+    pthread_cond_broadcast (&cache->wake);
+    if (r == 0 && !worked) {
+      cache->want_space = false;
+      cond_wait_until (&cache->wake, &cache->lock, now_ms () + IDLE_MIN_MS);
+    }
+  }
+  mutex_unlock (&cache->lock);
+  return NULL;
+}
+
+static void *
+gc_main (void *opaque)
+{
+  struct cache *cache = opaque;
+  uint64_t calls, error_ms = 0;
+
+  mutex_lock (&cache->lock);
+  while (!cache->stop) {
+    bool worked;
+    int r;
+
+    calls = cache->gc_calls;
+    mutex_unlock (&cache->lock);
+
+    r = gc_step (&cache->engine, &worked);
+    if (r < 0 && now_ms () - error_ms >= BACKOFF_MAX_MS) {
+      report (REPORT_ERROR, "eviction: %s; trying again", strerror (-r));
+      error_ms = now_ms ();
+    }
+
+    mutex_lock (&cache->lock);
+    if (r < 0)
+      cond_wait_until (&cache->wake, &cache->lock, now_ms () + BACKOFF_MIN_MS);
+    else if (!worked && calls == cache->gc_calls && !cache->stop)
+      cond_wait_until (&cache->wake, &cache->lock, now_ms () + IDLE_MAX_MS);
+  }
+  mutex_unlock (&cache->lock);
+  return NULL;
+}
+
+bool
+cache_step (struct cache *cache)
+{
+  bool sealed = false, written = false;
+  int r;
+
+  assert (!cache->started);
+  if (gc_step (&cache->engine, &sealed) < 0)
+    sealed = false;
+  if (can_write_back (cache)) {
+    r = writeback_step (cache->writeback, UINT64_MAX, &written);
+    cache->writeback_error = r;
+    if (r < 0) {
+      stats_add (cache->engine.stats, STAT_writeback_errors, 1);
+      written = false;
+    }
+  }
+  return sealed || written;
+}
+
+static int
+wait_for_space (struct engine *engine, uint64_t ticket,
+                uint64_t waiting_since_ms)
+{
+  struct cache *cache = cache_of (engine);
+  uint64_t failing_ms = 0, now;
+  bool shutting_down;
+  int error;
+
+  if (!cache->started) {
+    if (cache_step (cache))
+      return 0;
+    return cache->writeback_error < 0 ? cache->writeback_error : -ENOSPC;
+  }
+
+  now = now_ms ();
+  mutex_lock (&cache->lock);
+  cache->want_space = true;
+  cache->gc_calls++;
+  pthread_cond_broadcast (&cache->wake);
+  error = cache->writeback_error;
+  shutting_down = cache->shutting_down;
+  if (error < 0)
+    failing_ms = now - MAX (cache->failing_since_ms, waiting_since_ms);
+  mutex_unlock (&cache->lock);
+
+  if (error < 0 && shutting_down)
+    return -ESHUTDOWN;
+  if (error < 0 && failing_ms >= engine->options.space_timeout_ms) {
+    report (REPORT_ERROR, "the cache is full and the backing store fails "
+            "(%s): a write was refused after %" PRIu64 " ms",
+            strerror (-error), now - waiting_since_ms);
+    return -EIO;
+  }
+  segment_wait (&engine->segments, ticket, now + IDLE_MAX_MS);
+  return 0;
+}
+
+/* --- open and close --------------------------------------------------- */
+
+static int
+random_bytes (void *buf, size_t length, uint64_t seed)
+{
+  uint8_t *p = buf;
+
+  if (seed == 0)
+    return getrandom (buf, length, 0) == (ssize_t) length ? 0 : -EIO;
+  for (size_t i = 0; i < length; i++) {
+    /* splitmix64 */
+    uint64_t z = seed += UINT64_C (0x9e3779b97f4a7c15);
+
+    z = (z ^ z >> 30) * UINT64_C (0xbf58476d1ce4e5b9);
+    z = (z ^ z >> 27) * UINT64_C (0x94d049bb133111eb);
+    p[i] = z >> 56;
+  }
+  return 0;
+}
+
+static int
+format (struct engine *engine)
+{
+  const uint64_t segment_size = engine->options.segment_size
+    ? engine->options.segment_size : CACHE_DEFAULT_SEGMENT_SIZE;
+  struct { uint8_t uuid[16]; uint64_t instance; } id;
+  struct geometry geometry;
+  int r;
+
+  if (geometry_make (&geometry, engine->pmem->size, segment_size) < 0) {
+    report (REPORT_ERROR, "the cache device has %" PRIu64 " bytes; a cache "
+            "with segments of %" PRIu64 " bytes needs at least %" PRIu64
+            ": give a larger device or a smaller pcache-segment-size",
+            engine->pmem->size, segment_size,
+            geometry_min_device_size (segment_size));
+    return -ENOSPC;
+  }
+  r = random_bytes (&id, sizeof id, engine->options.seed);
+  if (r == 0)
+    r = pmem_allocate (engine->pmem);
+  if (r == 0)
+    r = superblock_format (&engine->superblock, engine->pmem, &geometry,
+                           id.uuid, id.instance, segment_table_format);
+  if (r < 0)
+    report (REPORT_ERROR, "the cache device cannot be formatted: %s",
+            strerror (-r));
+  return r;
+}
+
+static int
+format_if_blank (struct engine *engine)
+{
+  uint64_t offset;
+  int r;
+
+  r = device_find_content (engine->pmem, &offset);
+  if (r < 0) {
+    report (REPORT_ERROR, "the cache device cannot be read to see whether it "
+            "is blank: %s; not formatted", strerror (-r));
+    return r;
+  }
+  if (offset < engine->pmem->size) {
+    report (REPORT_ERROR, "the cache device has no superblock but is not blank "
+            "(something is at offset %" PRIu64 "); left alone: give another "
+            "device, or pcache-format=force to overwrite it", offset);
+    return -EMEDIUMTYPE;
+  }
+  return format (engine);
+}
+
+static int
+load_or_format (struct engine *engine)
+{
+  const struct cache_options *options = &engine->options;
+  enum superblock_verdict verdict;
+
+  if (options->format == CACHE_FORMAT_FORCE)
+    return format (engine);
+  verdict = superblock_read (&engine->superblock, engine->pmem);
+  if (verdict == SUPERBLOCK_OK) {
+    if (options->segment_size != 0
+        && options->segment_size != engine->superblock.geometry.segment_size) {
+      report (REPORT_ERROR, "the cache has segments of %" PRIu64 " bytes, "
+              "pcache-segment-size asks for %" PRIu64 ": leave the parameter "
+              "out, or pcache-format=force to discard the cache's content",
+              engine->superblock.geometry.segment_size,
+              options->segment_size);
+      return -EINVAL;
+    }
+    return 0;
+  }
+  if (verdict == SUPERBLOCK_REFUSED)
+    return -EMEDIUMTYPE;
+  if (options->format == CACHE_FORMAT_NEVER) {
+    report (REPORT_ERROR, "the cache device is not formatted%s, and "
+            "pcache-format=never forbids to do it",
+            verdict == SUPERBLOCK_HALF_FORMATTED
+            ? " (formatting was interrupted)" : "");
+    return -EMEDIUMTYPE;
+  }
+  return verdict == SUPERBLOCK_HALF_FORMATTED ? format (engine)
+    : format_if_blank (engine);
+}
+
+/* Never so many that a small cache is pinned by idle heads (T13). */
+static unsigned
+choose_heads (const struct engine *engine)
+{
+  const uint32_t limit =
+    MAX (engine->superblock.geometry.segment_count / 8, 1u);
+  const long cpus = sysconf (_SC_NPROCESSORS_ONLN);
+  const unsigned wanted = engine->options.heads ? engine->options.heads
+    : cpus > 0 ? (unsigned) cpus : 1;
+
+  return MIN (wanted, limit);
+}
+
+static int
+settle_gc_percent (struct engine *engine)
+{
+  uint32_t percent = control_get (&engine->superblock).gc_percent;
+
+  if (engine->options.gc_percent >= 0) {
+    percent = engine->options.gc_percent;
+    atomic_store (&engine->gc_percent, percent);
+    return control_set_gc_percent (&engine->superblock, percent);
+  }
+  atomic_store (&engine->gc_percent, percent <= CACHE_MAX_GC_PERCENT ? percent
+                : CACHE_DEFAULT_GC_PERCENT);
+  return 0;
+}
+
+static int
+open_parts (struct cache *cache)
+{
+  struct engine *engine = &cache->engine;
+  struct recovery_result found;
+  struct log_options log_options;
+  int r;
+
+  r = load_or_format (engine);
+  if (r < 0)
+    return r;
+  engine->reader = (struct log_reader) {
+    .pmem = engine->pmem, .superblock = &engine->superblock,
+  };
+  engine->stats = stats_new ();
+  engine->index = index_new (engine->options.regions
+                             ? engine->options.regions : DEFAULT_REGIONS);
+  if (engine->stats == NULL || engine->index == NULL)
+    return -ENOMEM;
+  r = segment_table_open (&engine->segments, &engine->superblock,
+                          engine->pmem, engine->stats);
+  if (r < 0)
+    return r;
+  r = engine_recover (engine, &found);
+  if (r < 0)
+    return r;
+  log_options = (struct log_options) {
+    .pmem = engine->pmem,
+    .superblock = &engine->superblock,
+    .segments = &engine->segments,
+    .queue = &engine->queue,
+    .stats = engine->stats,
+    .heads = choose_heads (engine),
+    .data_crc = engine->options.data_crc,
+    .sequence = found.sequence,
+    .epoch = found.epoch,
+    .on_retired = on_retired,
+    .opaque = cache,
+  };
+  r = log_new (&log_options, &engine->log);
+  if (r < 0)
+    return r;
+  return settle_gc_percent (engine);
+}
+
+static void
+close_parts (struct engine *engine)
+{
+  log_free (engine->log);
+  epoch_queue_destroy (&engine->queue);
+  segment_table_close (&engine->segments);
+  index_free (engine->index);
+  stats_free (engine->stats);
+  superblock_destroy (&engine->superblock);
+}
+
+int
+cache_open (const struct cache_options *options, struct pmem *pmem,
+            struct cache **result)
+{
+  struct cache *cache = calloc (1, sizeof *cache);
+  int r;
+
+  assert (options->segment_size == 0
+          || (is_power_of_2 (options->segment_size)
+              && options->segment_size >= CACHE_MIN_SEGMENT_SIZE
+              && options->segment_size <= CACHE_MAX_SEGMENT_SIZE));
+  if (cache == NULL)
+    return -ENOMEM;
+  cache->engine.options = *options;
+  cache->engine.pmem = pmem;
+  cache->engine.wait_for_space = wait_for_space;
+  pthread_mutex_init (&cache->lock, NULL);
+  pthread_mutex_init (&cache->engine.superblock.control_lock, NULL);
+  cond_init (&cache->wake);
+  cond_init (&cache->progress);
+  epoch_queue_init (&cache->engine.queue);
+  r = open_parts (cache);
+  if (r < 0) {
+    close_parts (&cache->engine);
+    free (cache);
+    return r;
+  }
+  *result = cache;
+  return 0;
+}
+
+static int
+start_writeback (struct cache *cache)
+{
+  /* The calling thread is one of them. */
+  const unsigned helpers = cache->started
+    ? MAX (cache->engine.options.writeback_threads, 1u) - 1 : 0;
+
+  return writeback_new (&cache->engine, helpers, &cache->writeback);
+}
+
+int
+cache_start (struct cache *cache)
+{
+  int r;
+
+  assert (!cache->started);
+  writeback_free (cache->writeback);
+  cache->writeback = NULL;
+  cache->started = true;
+  log_use_cpus (cache->engine.log);
+  r = start_writeback (cache);
+  if (r < 0)
+    goto failed;
+  r = -pthread_create (&cache->writeback_thread, NULL, writeback_main, cache);
+  if (r < 0)
+    goto failed;
+  r = -pthread_create (&cache->gc_thread, NULL, gc_main, cache);
+  if (r == 0)
+    return 0;
+  mutex_lock (&cache->lock);
+  cache->stop = true;
+  pthread_cond_broadcast (&cache->wake);
+  mutex_unlock (&cache->lock);
+  pthread_join (cache->writeback_thread, NULL);
+ failed:
+  cache->started = false;
+  report (REPORT_ERROR, "cannot start the service threads: %s",
+          strerror (-r));
+  return r;
+}
+
+static int
+check_identity (struct superblock *sb, const struct backend *backend,
+                const char *export, const char *backing_id)
+{
+  const size_t export_length = strlen (export);
+  const size_t id_length = backing_id ? strlen (backing_id) : 0;
+
+  if (sb->backing_size != backend->size) {
+    report (REPORT_ERROR, "the cache belongs to a backing store of %" PRIu64
+            " bytes, this one has %" PRIu64 ": it was resized or is another "
+            "one; not used", sb->backing_size, backend->size);
+    return -EMEDIUMTYPE;
+  }
+  if (sb->export_length != export_length
+      || memcmp (sb->export_name, export, export_length) != 0) {
+    report (REPORT_ERROR, "the cache belongs to export \"%.*s\", this is "
+            "\"%s\"; not used", (int) sb->export_length, sb->export_name,
+            export);
+    return -EMEDIUMTYPE;
+  }
+  if (backing_id && (sb->backing_id_length != id_length
+                     || memcmp (sb->backing_id, backing_id, id_length) != 0)) {
+    report (REPORT_ERROR, "the cache belongs to the backing store with "
+            "pcache-backing-id=%.*s, not %s; not used",
+            (int) sb->backing_id_length, sb->backing_id, backing_id);
+    return -EMEDIUMTYPE;
+  }
+  return 0;
+}
+
+int
+cache_attach (struct cache *cache, struct backend *backend,
+              const char *export)
+{
+  struct engine *engine = &cache->engine;
+  struct superblock *sb = &engine->superblock;
+  int r;
+
+  if (sb->bound)
+    r = check_identity (sb, backend, export, engine->options.backing_id);
+  else {
+    r = superblock_bind (sb, backend->size, export,
+                         engine->options.backing_id);
+    if (r < 0)
+      report (REPORT_ERROR, "the backing store's identity cannot be written to "
+              "the cache device: %s", strerror (-r));
+  }
+  if (r == 0 && cache->writeback == NULL)
+    r = start_writeback (cache);
+  if (r < 0)
+    return r;
+  HOLD_LOCK (&cache->lock);
+  engine->backend = backend;
+  cache->failures = 0;
+  cache->writeback_error = 0;
+  pthread_cond_broadcast (&cache->wake);
+  return 0;
+}
+
+void
+cache_detach (struct cache *cache)
+{
+  HOLD_LOCK (&cache->lock);
+
+  while (cache->busy)
+    pthread_cond_wait (&cache->progress, &cache->lock);
+  cache->engine.backend = NULL;
+  pthread_cond_broadcast (&cache->progress);
+}
+
+void
+cache_begin_shutdown (struct cache *cache)
+{
+  {
+    HOLD_LOCK (&cache->lock);
+    cache->shutting_down = true;
+    pthread_cond_broadcast (&cache->wake);
+  }
+  segment_wake_all (&cache->engine.segments);
+}
+
+static bool
+is_drained (struct engine *engine, uint64_t through)
+{
+  uint64_t epoch, since;
+
+  return !epoch_queue_first (&engine->queue, &epoch, &since)
+    || epoch > through;
+}
+
+static int
+drain_by_hand (struct cache *cache, uint64_t through)
+{
+  while (!is_drained (&cache->engine, through)) {
+    bool worked;
+    int r = can_write_back (cache)
+      ? writeback_step (cache->writeback, through, &worked) : -ESHUTDOWN;
+
+    cache->writeback_error = r;
+    if (r < 0)
+      return r;
+  }
+  return 0;
+}
+
+int
+cache_drain (struct cache *cache, uint64_t timeout_ms)
+{
+  struct engine *engine = &cache->engine;
+  const uint64_t until = now_ms () + timeout_ms;
+  uint64_t through;
+  int r;
+
+  /* What comes after this belongs to later epochs, which this does not wait
+   * for (T25). */
+  r = log_flush (engine->log);
+  if (r < 0)
+    return r;
+  through = log_closed_through (engine->log);
+  if (!cache->started)
+    return drain_by_hand (cache, through);
+
+  HOLD_LOCK (&cache->lock);
+  cache->drain_through = MAX (cache->drain_through, through);
+  cache->failures = MIN (cache->failures, 1u);
+  cache->retry_at_ms = 0;
+  pthread_cond_broadcast (&cache->wake);
+  while (!is_drained (engine, through)) {
+    if (!can_write_back (cache))
+      r = -ESHUTDOWN;
+    else if (cache->failures >= DRAIN_FAILURES)
+      r = cache->writeback_error;
+    else if (!cond_wait_until (&cache->progress, &cache->lock, until)
+             && !is_drained (engine, through))
+      r = cache->writeback_error < 0 ? cache->writeback_error : -ETIMEDOUT;
+    if (r < 0)
+      break;
+  }
+  if (cache->drain_through == through)
+    cache->drain_through = 0;
+  return r;
+}
+
+static void
+stop_threads (struct cache *cache)
+{
+  if (!cache->started)
+    return;
+  mutex_lock (&cache->lock);
+  cache->stop = true;
+  pthread_cond_broadcast (&cache->wake);
+  mutex_unlock (&cache->lock);
+  pthread_join (cache->writeback_thread, NULL);
+  pthread_join (cache->gc_thread, NULL);
+  cache->started = false;
+}
+
+int
+cache_stop (struct cache *cache, bool drain, uint64_t timeout_ms)
+{
+  struct engine *engine = &cache->engine;
+  unsigned sealed;
+  int r = 0, s;
+
+  if (drain)
+    r = cache_drain (cache, timeout_ms);
+  stop_threads (cache);
+  writeback_free (cache->writeback);
+  cache->writeback = NULL;
+
+  /* T17: a failure here means that acknowledged data may be gone, and is
+   * never swallowed. */
+  s = log_flush (engine->log);
+  if (s == 0) {
+    /* Sealed segments say how many sets they have, so damage that comes
+     * while nobody looks is noticed at the next start. */
+    log_retire_heads (engine->log);
+    s = log_seal_retired (engine->log, &sealed);
+  }
+  if (s < 0) {
+    report (REPORT_ERROR, "the cache device failed at the last flush: %s; data "
+            "written since the one before may be lost", strerror (-s));
+    return s;
+  }
+  return r;
+}
+
+void
+cache_close (struct cache *cache)
+{
+  struct pmem *pmem;
+
+  if (cache == NULL)
+    return;
+  stop_threads (cache);
+  writeback_free (cache->writeback);
+  pmem = cache->engine.pmem;
+  close_parts (&cache->engine);
+  pthread_cond_destroy (&cache->wake);
+  pthread_cond_destroy (&cache->progress);
+  pthread_mutex_destroy (&cache->lock);
+  free (cache);
+  pmem_close (pmem);
+}
+
+/* --- requests --------------------------------------------------------- */
+
+static bool
+is_on_disk (const struct cache *cache, struct range range)
+{
+  return cache->engine.backend
+    && range_is_valid (range, cache->engine.backend->size);
+}
+
+int
+cache_read (struct cache *cache, void *buf, struct range range)
+{
+  struct engine *engine = &cache->engine;
+
+  if (!is_on_disk (cache, range))
+    return -EINVAL;
+  stats_add (engine->stats, STAT_reads, 1);
+  stats_add (engine->stats, STAT_read_bytes, range.length);
+  return engine_read (engine, buf, range);
+}
+
+int
+cache_write (struct cache *cache, const void *buf, struct range range,
+             bool fua)
+{
+  struct engine *engine = &cache->engine;
+
+  if (!is_on_disk (cache, range))
+    return -EINVAL;
+  if (!engine->backend->can_write)
+    return -EROFS;
+  stats_add (engine->stats, STAT_writes, 1);
+  stats_add (engine->stats, STAT_write_bytes, range.length);
+  if (fua)
+    stats_add (engine->stats, STAT_fua_writes, 1);
+  return engine_write (engine, buf, range, fua);
+}
+
+int
+cache_zero (struct cache *cache, struct range range, bool may_trim, bool fua)
+{
+  struct engine *engine = &cache->engine;
+
+  if (!is_on_disk (cache, range))
+    return -EINVAL;
+  if (!engine->backend->can_write)
+    return -EROFS;
+  stats_add (engine->stats, STAT_zeros, 1);
+  stats_add (engine->stats, STAT_zero_bytes, range.length);
+  if (fua)
+    stats_add (engine->stats, STAT_fua_writes, 1);
+  /* A trim record may be written back as trim, which promises nothing about
+   * what is read then: only where zeroing can be asked to trim. */
+  return engine_write_zeros (engine, may_trim && engine->backend->can_zero
+                             ? RECORD_TRIM : RECORD_ZERO, range, fua);
+}
+
+int
+cache_trim (struct cache *cache, struct range range, bool fua)
+{
+  struct engine *engine = &cache->engine;
+
+  if (!is_on_disk (cache, range))
+    return -EINVAL;
+  if (!engine->backend->can_write)
+    return -EROFS;
+  stats_add (engine->stats, STAT_trims, 1);
+  stats_add (engine->stats, STAT_trim_bytes, range.length);
+  if (fua)
+    stats_add (engine->stats, STAT_fua_writes, 1);
+  return engine_write_zeros (engine, RECORD_TRIM, range, fua);
+}
+
+int
+cache_flush (struct cache *cache)
+{
+  stats_add (cache->engine.stats, STAT_flushes, 1);
+  return log_flush (cache->engine.log);
+}
+
+int
+cache_prefetch (struct cache *cache, struct range range)
+{
+  if (!is_on_disk (cache, range))
+    return -EINVAL;
+  stats_add (cache->engine.stats, STAT_prefetches, 1);
+  return engine_prefetch (&cache->engine, range);
+}
+
+void
+cache_map (struct cache *cache, struct range range, enum map_kind *kind,
+           uint64_t *length)
+{
+  assert (is_on_disk (cache, range));
+  engine_map (&cache->engine, range, kind, length);
+}
+
+void
+cache_get_status (struct cache *cache, struct cache_status *status)
+{
+  struct engine *engine = &cache->engine;
+  const struct segment_counts counts = segment_counts (&engine->segments);
+  const struct control control = control_get (&engine->superblock);
+
+  *status = (struct cache_status) {
+    .segment_size = engine->superblock.geometry.segment_size,
+    .segments_total = engine->superblock.geometry.segment_count,
+    .segments_free = counts.free,
+    .segments_open = counts.open,
+    .segments_sealed = counts.sealed,
+    .dirty_bytes = epoch_queue_dirty_bytes (&engine->queue)
+      + log_dirty_bytes (engine->log),
+    .epoch = log_epoch (engine->log),
+    .epoch_written_back = control.written_back,
+    .tail_sequence = control.tail_sequence,
+    .gc_percent = atomic_load (&engine->gc_percent),
+    .index_bytes = index_memory (engine->index),
+  };
+  HOLD_LOCK (&cache->lock);
+  status->writeback_error = cache->writeback_error;
+  status->attached = engine->backend != NULL;
+}
+
+struct stats *
+cache_stats (struct cache *cache)
+{
+  return cache->engine.stats;
+}

@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+/* cache: the engine's front door.
+ *
+ * Life: cache_open (finds, checks, formats and replays the cache device;
+ * no threads, no backing store yet) -> cache_start (threads) ->
+ * cache_attach / cache_detach, any number of times -> requests, while
+ * attached -> cache_stop (drain or keep) -> cache_close.
+ *
+ * Without cache_start everything runs in the calling thread: whoever owns
+ * the cache then calls cache_step, and a request that needs space runs
+ * the services itself.  That is how tests make histories deterministic.
+ *
+ * Calls return 0 or -errno.  The reason of a failed cache_open or
+ * cache_attach has been reported. */
+
+#ifndef PCACHE_CACHE_H
+#define PCACHE_CACHE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/arith.h"
+#include "engine/backend.h"
+#include "engine/stats.h"
+#include "pmem/pmem.h"
+
+struct cache;
+
+enum cache_format {
+  CACHE_FORMAT_AUTO,            /* a blank device is formatted, anything
+                                 * unknown is refused */
+  CACHE_FORMAT_FORCE,           /* whatever was there is gone */
+  CACHE_FORMAT_NEVER,
+};
+
+enum writeback_order {
+  WRITEBACK_STRICT,             /* epoch by epoch: promise P3 */
+  WRITEBACK_BATCH,              /* all closed epochs at once */
+};
+
+#define CACHE_MIN_SEGMENT_SIZE (UINT64_C (1) << 20)
+#define CACHE_MAX_SEGMENT_SIZE (UINT64_C (1) << 30)
+#define CACHE_DEFAULT_SEGMENT_SIZE (UINT64_C (16) << 20)
+#define CACHE_MIN_SEGMENTS 4
+#define CACHE_DEFAULT_GC_PERCENT 70
+#define CACHE_MAX_GC_PERCENT 90
+#define CACHE_MAX_EXPORT_NAME 1024      /* bytes, without the end */
+#define CACHE_MAX_BACKING_ID 255
+
+/* Bytes a device needs for segments of that size. */
+extern uint64_t cache_min_device_size (uint64_t segment_size);
+
+struct cache_options {
+  enum cache_format format;
+  uint64_t segment_size;        /* bytes; 0: the device's, or the default */
+  bool data_crc;                /* checksum data as well as metadata */
+  int gc_percent;               /* -1: what the device remembers, or the
+                                 * default; otherwise it is remembered */
+  bool rescue;                  /* serve what a damaged device has left */
+  const char *backing_id;       /* the user's own name for the backing store;
+                                 * NULL: not compared */
+  enum writeback_order writeback_order;
+  unsigned writeback_delay_ms;  /* age at which dirty data is written back */
+  unsigned writeback_threads;   /* requests in flight; 1..64 */
+  unsigned space_timeout_ms;    /* how long a write waits for free space
+                                 * while the backing store fails */
+  unsigned heads;               /* 0: one per CPU, fewer on small caches */
+  unsigned regions;             /* of the index; 0: default */
+  uint64_t seed;                /* of the identity; 0: from the system */
+};
+
+#define CACHE_OPTIONS_DEFAULT                                           \
+  { .data_crc = true, .gc_percent = -1,                                 \
+    .writeback_delay_ms = 5000, .writeback_threads = 4,                 \
+    .space_timeout_ms = 30000 }
+
+/* On success the cache owns PMEM until cache_close. */
+extern int cache_open (const struct cache_options *options,
+                       struct pmem *pmem, struct cache **cache);
+
+/* Start the service threads: after the last fork. */
+extern int cache_start (struct cache *cache);
+
+/* Compare the backing store with the one this cache belongs to (a new cache
+ * belongs to the first that comes), then use it.  Fails with -EMEDIUMTYPE
+ * when it is another one.  The backend must stay until cache_detach. */
+extern int cache_attach (struct cache *cache, struct backend *backend,
+                         const char *export);
+
+/* Stop using the backing store: waits for requests to it that are under
+ * way, starts no new ones.  Dirty data stays in the cache.  No client
+ * request may be under way or come until the next cache_attach. */
+extern void cache_detach (struct cache *cache);
+
+/* Requests.  Ranges lie within the backing store's size (-EINVAL if not).
+ * FUA: durable when the call returns. */
+extern int cache_read (struct cache *cache, void *buf, struct range range);
+extern int cache_write (struct cache *cache, const void *buf,
+                        struct range range, bool fua);
+extern int cache_zero (struct cache *cache, struct range range,
+                       bool may_trim, bool fua);
+extern int cache_trim (struct cache *cache, struct range range, bool fua);
+extern int cache_flush (struct cache *cache);
+extern int cache_prefetch (struct cache *cache, struct range range);
+
+enum map_kind {
+  MAP_HOLE,                     /* not in the cache: ask the plugin */
+  MAP_DATA,
+  MAP_ZERO,                     /* reads as zeros, nothing stored */
+};
+
+/* What the start of RANGE is: *length bytes of *kind (at least 1, at most
+ * range.length). */
+extern void cache_map (struct cache *cache, struct range range,
+                       enum map_kind *kind, uint64_t *length);
+
+/* Write back everything that was acknowledged before the call.  What comes
+ * later cannot keep it from ending.  0 when it is all in the backing store
+ * and flushed; -ETIMEDOUT after timeout_ms; -EIO when the backing store
+ * fails (data stays dirty); -ESHUTDOWN with no backing store attached. */
+extern int cache_drain (struct cache *cache, uint64_t timeout_ms);
+
+/* From now on writes that wait for space fail rather than wait for a
+ * backing store that fails, and write-back does not wait for its
+ * delay: the server is going away.  Does not block. */
+extern void cache_begin_shutdown (struct cache *cache);
+
+/* End the service threads.  drain: write everything back first, as
+ * cache_drain.  Everything acknowledged is durable in the cache afterwards,
+ * or the return value says that it is not. */
+extern int cache_stop (struct cache *cache, bool drain, uint64_t timeout_ms);
+extern void cache_close (struct cache *cache);
+
+/* Do one unit of background work (seal, write back, evict).  True if
+ * there was any.  Only without cache_start. */
+extern bool cache_step (struct cache *cache);
+
+/* Gauges. */
+struct cache_status {
+  uint64_t segment_size;
+  uint32_t segments_total, segments_free, segments_open, segments_sealed;
+  uint64_t dirty_bytes;         /* not yet written back; superseded included */
+  uint64_t epoch;               /* the open one */
+  uint64_t epoch_written_back;
+  uint64_t tail_sequence;
+  unsigned gc_percent;
+  size_t index_bytes;           /* DRAM */
+  int writeback_error;          /* -errno of the last attempt, 0 */
+  bool attached;
+};
+
+extern void cache_get_status (struct cache *cache,
+                              struct cache_status *status);
+extern struct stats *cache_stats (struct cache *cache);
+
+#endif /* PCACHE_CACHE_H */

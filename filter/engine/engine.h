@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+/* engine: the parts of an open cache, as the services share them.
+ *
+ * cache.c opens the parts and fills this in.  read, write, recovery, writeback
+ * and gc are siblings: they use the parts and never each other. */
+
+#ifndef PCACHE_ENGINE_H
+#define PCACHE_ENGINE_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "engine/backend.h"
+#include "engine/cache.h"
+#include "engine/epoch_queue.h"
+#include "engine/index.h"
+#include "engine/log.h"
+#include "engine/log_reader.h"
+#include "engine/segment.h"
+#include "engine/stats.h"
+#include "engine/superblock.h"
+#include "pmem/pmem.h"
+
+struct engine {
+  struct cache_options options;
+  struct pmem *pmem;
+  struct superblock superblock;
+  struct segment_table segments;
+  struct epoch_queue queue;
+  struct log_reader reader;
+  struct log *log;
+  struct index *index;
+  struct stats *stats;
+  struct backend *backend;      /* NULL: none attached */
+  _Atomic unsigned gc_percent;
+
+  /* Wait until a segment may have become free since TICKET was taken.
+   * 0: try again.  -errno: give up. */
+  int (*wait_for_space) (struct engine *, uint64_t ticket,
+                         uint64_t waiting_since_ms);
+};
+
+/* read.c */
+extern int engine_read (struct engine *engine, void *buf,
+                        struct range range);
+extern int engine_prefetch (struct engine *engine, struct range range);
+extern void engine_map (struct engine *engine, struct range range,
+                        enum map_kind *kind, uint64_t *length);
+
+/* write.c */
+extern int engine_write (struct engine *engine, const void *buf,
+                         struct range range, bool fua);
+/* kind: RECORD_ZERO or RECORD_TRIM. */
+extern int engine_write_zeros (struct engine *engine, enum record_kind kind,
+                               struct range range, bool fua);
+
+/* record_io.c: records and their data on the way to the log and back.
+ * Beneath read, write, writeback and gc. */
+
+/* Cut RANGE, which fits one reservation, into data records; *data_bytes: what
+ * to reserve for them.  Returns how many (at most LOG_MAX_RESERVE_RECORDS). */
+extern unsigned records_cut (const struct engine *engine, struct range range,
+                             bool clean, struct record *records,
+                             uint32_t *data_bytes);
+
+/* Copy the records' data (BUF holds RANGE) to AT on the device, checksum it
+ * and fence it.  No lock is held. */
+extern int records_store (struct engine *engine, const uint8_t *buf,
+                          struct range range, struct record *records,
+                          unsigned count, uint64_t at);
+
+/* Append the records to the log and map them.  All or nothing.  RANGE, in
+ * which they lie, is locked. */
+extern int records_publish_locked (struct engine *engine,
+                                   struct reservation *res,
+                                   struct range range,
+                                   struct record *records, unsigned count);
+
+/* Copy piece->range's bytes.  0; -EBADMSG when the checksum is wrong; -EIO
+ * on a media error.  Both are counted.  The caller keeps the segment from being
+ * reused (read-side critical section, or being the one who evicts). */
+extern int extent_read (struct engine *engine, const struct extent *extent,
+                        void *buf);
+
+/* Is what the extent refers to also in the backing store?  The extent is
+ * mapped and its region locked.  When it cannot be told: false. */
+extern bool extent_is_clean (struct engine *engine,
+                             const struct extent *extent);
+
+#endif /* PCACHE_ENGINE_H */

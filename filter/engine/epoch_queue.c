@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+#include <config.h>
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "base/cleanup.h"
+#include "engine/epoch_queue.h"
+
+void
+epoch_queue_init (struct epoch_queue *queue)
+{
+  *queue = (struct epoch_queue) { .lock = PTHREAD_MUTEX_INITIALIZER };
+  queue->head.next = queue->head.previous = &queue->head;
+}
+
+void
+epoch_queue_destroy (struct epoch_queue *queue)
+{
+  epoch_queue_drop (queue, UINT64_MAX);
+  pthread_mutex_destroy (&queue->lock);
+}
+
+void
+epoch_queue_add (struct epoch_queue *queue, struct set_entry *entry)
+{
+  HOLD_LOCK (&queue->lock);
+  struct set_entry *after = queue->head.previous;
+
+  /* Heads close their sets in nearly the order of epochs: this loop hardly
+   * ever turns. */
+  while (after != &queue->head && after->epoch > entry->epoch)
+    after = after->previous;
+  entry->previous = after;
+  entry->next = after->next;
+  after->next->previous = entry;
+  after->next = entry;
+  queue->dirty_bytes += entry->dirty_bytes;
+  queue->count++;
+}
+
+bool
+epoch_queue_first (struct epoch_queue *queue, uint64_t *epoch,
+                   uint64_t *since_ms)
+{
+  HOLD_LOCK (&queue->lock);
+  const struct set_entry *first = queue->head.next;
+
+  if (first == &queue->head)
+    return false;
+  *epoch = first->epoch;
+  *since_ms = first->since_ms;
+  return true;
+}
+
+int
+epoch_queue_list (struct epoch_queue *queue, uint64_t through,
+                  struct set_entry **entries, uint64_t *count)
+{
+  HOLD_LOCK (&queue->lock);
+  const struct set_entry *entry;
+  uint64_t n = 0;
+
+  for (entry = queue->head.next;
+       entry != &queue->head && entry->epoch <= through; entry = entry->next)
+    n++;
+  *entries = malloc ((n > 0 ? n : 1) * sizeof **entries);
+  if (*entries == NULL)
+    return -ENOMEM;
+  n = 0;
+  for (entry = queue->head.next;
+       entry != &queue->head && entry->epoch <= through; entry = entry->next)
+    (*entries)[n++] = *entry;
+  *count = n;
+  return 0;
+}
+
+void
+epoch_queue_drop (struct epoch_queue *queue, uint64_t through)
+{
+  HOLD_LOCK (&queue->lock);
+  struct set_entry *entry;
+
+  while ((entry = queue->head.next) != &queue->head
+         && entry->epoch <= through) {
+    queue->head.next = entry->next;
+    entry->next->previous = &queue->head;
+    queue->dirty_bytes -= entry->dirty_bytes;
+    queue->count--;
+    free (entry);
+  }
+}
+
+uint64_t
+epoch_queue_dirty_bytes (struct epoch_queue *queue)
+{
+  HOLD_LOCK (&queue->lock);
+
+  return queue->dirty_bytes;
+}

@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+/* epoch_queue: the sets on media that hold dirty records, in the order in
+ * which write-back wants them.
+ *
+ * Each set gets its entry when it is closed and loses it when its epoch is
+ * written back.  Entries stand in order of their epochs.  The queue locks
+ * itself. */
+
+#ifndef PCACHE_EPOCH_QUEUE_H
+#define PCACHE_EPOCH_QUEUE_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+struct set_entry {
+  struct set_entry *next, *previous;    /* the queue's */
+  uint64_t epoch;
+  uint32_t segment;
+  uint32_t end;                 /* offset in the segment where the set ends */
+  uint32_t ordinal;
+  uint32_t records;             /* dirty ones */
+  uint64_t dirty_bytes;
+  uint64_t since_ms;            /* when its first record came */
+};
+
+struct epoch_queue {
+  pthread_mutex_t lock;
+  struct set_entry head;        /* lock; ring, head.epoch is 0 */
+  uint64_t dirty_bytes;         /* lock */
+  uint64_t count;               /* lock */
+};
+
+extern void epoch_queue_init (struct epoch_queue *queue);
+extern void epoch_queue_destroy (struct epoch_queue *queue);
+
+/* The queue owns ENTRY (from malloc) from now on. */
+extern void epoch_queue_add (struct epoch_queue *queue,
+                             struct set_entry *entry);
+
+/* The lowest epoch with an entry, and the age of that entry's first record.
+ * False if the queue is empty. */
+extern bool epoch_queue_first (struct epoch_queue *queue, uint64_t *epoch,
+                               uint64_t *since_ms);
+
+/* Copy the entries of epochs up to THROUGH to a new array, *COUNT of them.
+ * 0 or -ENOMEM. */
+extern int epoch_queue_list (struct epoch_queue *queue, uint64_t through,
+                             struct set_entry **entries, uint64_t *count);
+
+/* Forget the entries of epochs up to THROUGH. */
+extern void epoch_queue_drop (struct epoch_queue *queue, uint64_t through);
+
+extern uint64_t epoch_queue_dirty_bytes (struct epoch_queue *queue);
+
+#endif /* PCACHE_EPOCH_QUEUE_H */

@@ -1,0 +1,448 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+/* index: regions, their locks, and the fills under way in them.
+ *
+ *   chunk number --hash--> region: lock, tree, fills
+ *
+ * Every call begins by working out the regions of its range.  Nearly always
+ * the range lies in one chunk, and that is one multiplication; a longer range
+ * gets a set of regions, one bit each.  All calls, index_lock among them, work
+ * out the same set, so what a call touches is locked. */
+
+#include <config.h>
+
+#include <assert.h>
+#include <pthread.h>
+#include <stdalign.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/thread.h"
+#include "engine/extent_tree.h"
+#include "engine/index.h"
+
+/* CPUs fetch lines of 64 bytes in pairs. */
+#define REGION_ALIGNMENT 128
+
+/* A range of more chunks than this for each region is taken to touch
+ * all regions: nearly true, and it bounds the time to find them. */
+#define CHUNKS_PER_REGION 4
+
+#define MAX_OFFSET (UINT64_C (1) << 63)
+#define MAX_RECORD_AT (UINT64_C (1) << 50)
+
+struct region {
+  alignas (REGION_ALIGNMENT) pthread_mutex_t lock;
+  bool locked;                  /* lock; so that _locked can assert it */
+  struct fill *fills;           /* lock */
+  struct extent_tree tree;      /* lock */
+};
+
+struct index {
+  unsigned nr_regions;
+  unsigned shift;               /* makes a hash a region's number */
+  struct region regions[];
+};
+
+struct index *
+index_new (unsigned regions)
+{
+  struct index *index;
+  size_t size = sizeof *index + regions * sizeof index->regions[0];
+  unsigned i;
+
+  assert (is_power_of_2 (regions) && regions <= INDEX_MAX_REGIONS);
+  index = aligned_alloc (alignof (struct index),
+                         round_up (size, alignof (struct index)));
+  if (index == NULL)
+    return NULL;
+  memset (index, 0, size);
+  index->nr_regions = regions;
+  index->shift = 63 - __builtin_ctz (regions);
+  for (i = 0; i < regions; ++i)
+    pthread_mutex_init (&index->regions[i].lock, NULL);
+  return index;
+}
+
+void
+index_free (struct index *index)
+{
+  unsigned i;
+
+  if (index == NULL)
+    return;
+  for (i = 0; i < index->nr_regions; ++i) {
+    struct region *region = &index->regions[i];
+
+    assert (!region->locked && region->fills == NULL);
+    extent_tree_clear (&region->tree);
+    pthread_mutex_destroy (&region->lock);
+  }
+  free (index);
+}
+
+size_t
+index_memory (struct index *index)
+{
+  size_t size = sizeof *index + index->nr_regions * sizeof index->regions[0];
+  unsigned i;
+
+  for (i = 0; i < index->nr_regions; ++i)
+    size += extent_tree_memory (&index->regions[i].tree);
+  return size;
+}
+
+/*-- The regions of a range. --*/
+
+/* Multiplying by the golden ratio spreads neighbouring chunks evenly. */
+static inline struct region *
+region_of_chunk (struct index *index, uint64_t chunk)
+{
+  uint64_t hash = chunk * UINT64_C (0x9e3779b97f4a7c15);
+
+  return &index->regions[(hash >> 1) >> index->shift];
+}
+
+static inline bool
+is_in_one_region (const struct index *index, struct range range)
+{
+  return index->nr_regions == 1 ||
+    range.start / INDEX_CHUNK == (range_end (range) - 1) / INDEX_CHUNK;
+}
+
+static inline struct region *
+region_of (struct index *index, uint64_t offset)
+{
+  return region_of_chunk (index, offset / INDEX_CHUNK);
+}
+
+/* An iteration over the distinct regions of a range, ascending. */
+struct region_walk {
+  struct index *index;
+  struct region *only;
+  unsigned word, words;         /* words: 0 if there is but one region */
+  uint64_t bits[INDEX_MAX_REGIONS / 64];
+};
+
+static void
+collect_regions (struct region_walk *walk, struct range range)
+{
+  struct index *index = walk->index;
+  uint64_t chunk = range.start / INDEX_CHUNK;
+  uint64_t last = (range_end (range) - 1) / INDEX_CHUNK;
+
+  walk->words = (index->nr_regions + 63) / 64;
+  if (last - chunk >= (uint64_t) CHUNKS_PER_REGION * index->nr_regions) {
+    memset (walk->bits, 0xff, walk->words * sizeof walk->bits[0]);
+    if (index->nr_regions < 64)
+      walk->bits[0] = (UINT64_C (1) << index->nr_regions) - 1;
+    return;
+  }
+  memset (walk->bits, 0, walk->words * sizeof walk->bits[0]);
+  for (; chunk <= last; ++chunk) {
+    size_t i = region_of_chunk (index, chunk) - index->regions;
+
+    walk->bits[i / 64] |= UINT64_C (1) << i % 64;
+  }
+}
+
+static inline void
+region_walk_start (struct region_walk *walk, struct index *index,
+                   struct range range)
+{
+  assert (range_is_valid (range, MAX_OFFSET));
+  walk->index = index;
+  walk->only = NULL;
+  walk->word = walk->words = 0;
+  if (is_in_one_region (index, range))
+    walk->only = region_of (index, range.start);
+  else
+    collect_regions (walk, range);
+}
+
+static inline struct region *
+region_walk_next (struct region_walk *walk)
+{
+  struct region *region = walk->only;
+
+  walk->only = NULL;
+  for (; region == NULL && walk->word < walk->words; walk->word++) {
+    uint64_t *bits = &walk->bits[walk->word];
+
+    if (*bits != 0) {
+      region = &walk->index->regions[walk->word * 64 + __builtin_ctzll (*bits)];
+      *bits &= *bits - 1;
+      break;
+    }
+  }
+  return region;
+}
+
+/*-- Locks. --*/
+
+static inline void
+region_lock (struct region *region)
+{
+  mutex_lock (&region->lock);
+  region->locked = true;
+}
+
+static inline void
+region_unlock (struct region *region)
+{
+  assert (region->locked);
+  extent_tree_trim (&region->tree);
+  region->locked = false;
+  mutex_unlock (&region->lock);
+}
+
+void
+index_lock (struct index *index, struct range range)
+{
+  struct region_walk walk;
+  struct region *region;
+
+  region_walk_start (&walk, index, range);
+  while ((region = region_walk_next (&walk)) != NULL)
+    region_lock (region);
+}
+
+void
+index_unlock (struct index *index, struct range range)
+{
+  struct region_walk walk;
+  struct region *region;
+
+  region_walk_start (&walk, index, range);
+  while ((region = region_walk_next (&walk)) != NULL)
+    region_unlock (region);
+}
+
+/*-- Changes. --*/
+
+int
+index_reserve_locked (struct index *index, struct range range,
+                      unsigned extents)
+{
+  struct region_walk walk;
+  struct region *region;
+  int r;
+
+  region_walk_start (&walk, index, range);
+  while ((region = region_walk_next (&walk)) != NULL) {
+    assert (region->locked);
+    /* On failure the regions before keep what they got until they are
+     * unlocked: giving it back could break an older reservation. */
+    r = extent_tree_reserve (&region->tree, extents);
+    if (r < 0)
+      return r;
+  }
+  return 0;
+}
+
+static void
+check_extent (const struct index *index, const struct extent *extent)
+{
+  assert (range_is_valid (extent->range, MAX_OFFSET));
+  assert (extent->range.length <= UINT32_MAX);
+  if (extent->kind == EXTENT_DATA) {
+    assert (is_in_one_region (index, extent->range));
+    assert (extent->record_at % 64 == 0 && extent->record_at < MAX_RECORD_AT);
+    assert (extent->record_length <= INDEX_MAX_RECORD);
+    assert (extent->delta < extent->record_length &&
+            extent->range.length <= extent->record_length - extent->delta);
+  }
+}
+
+void
+index_insert_locked (struct index *index, const struct extent *extent)
+{
+  struct region_walk walk;
+  struct region *region;
+  struct fill *fill;
+
+  check_extent (index, extent);
+  region_walk_start (&walk, index, extent->range);
+  while ((region = region_walk_next (&walk)) != NULL) {
+    assert (region->locked);
+    for (fill = region->fills; fill != NULL; fill = fill->next)
+      if (range_overlaps (fill->range, extent->range))
+        fill->stale = true;
+    extent_tree_insert (&region->tree, extent);
+  }
+}
+
+/* The records of which EXTENT is a part: there is one. */
+static struct record_match
+match_record (const struct extent *extent)
+{
+  uint64_t name = extent->kind == EXTENT_DATA ? extent->record_at
+                                              : extent->sequence;
+
+  return (struct record_match) { extent->kind, name, name };
+}
+
+unsigned
+index_remove_locked (struct index *index, struct range range,
+                     const struct extent *extent)
+{
+  struct record_match match = match_record (extent);
+  struct region_walk walk;
+  struct region *region;
+  unsigned removed = 0;
+
+  region_walk_start (&walk, index, range);
+  while ((region = region_walk_next (&walk)) != NULL) {
+    assert (region->locked);
+    removed += extent_tree_remove (&region->tree, range, &match);
+  }
+  return removed;
+}
+
+void
+index_remove_device_range (struct index *index, uint64_t at, uint64_t length)
+{
+  struct record_match match = { EXTENT_DATA, at, at + length - 1 };
+  unsigned i;
+
+  assert (range_is_valid ((struct range) { at, length }, MAX_RECORD_AT));
+  for (i = 0; i < index->nr_regions; ++i) {
+    struct region *region = &index->regions[i];
+
+    region_lock (region);
+    extent_tree_remove (&region->tree, (struct range) { 0, MAX_OFFSET },
+                        &match);
+    region_unlock (region);
+  }
+}
+
+/*-- Walks. --*/
+
+void
+index_walk_locked (struct index_cursor *cursor, struct index *index,
+                   struct range range, bool mark_hit)
+{
+  struct region *region = region_of (index, range.start);
+  struct tree_position position;
+
+  assert (range_is_valid (range, MAX_OFFSET));
+  assert (is_in_one_region (index, range));
+  assert (region->locked);
+  position = extent_tree_find (&region->tree, range.start);
+  cursor->index = index;
+  cursor->rest = range;
+  cursor->mark_hit = mark_hit;
+  cursor->node = position.node;
+  cursor->slot = position.slot;
+}
+
+bool
+index_next_piece (struct index_cursor *cursor, struct piece *piece)
+{
+  struct tree_position position = { cursor->node, cursor->slot };
+  struct extent *extent = &piece->extent;
+  uint64_t start = cursor->rest.start, end = range_end (cursor->rest);
+  uint64_t piece_end = end;
+
+  if (cursor->rest.length == 0)
+    return false;
+
+  piece->is_hole = true;
+  if (extent_tree_get (position, extent)) {
+    if (extent->range.start > start)
+      piece_end = MIN (end, extent->range.start);
+    else {
+      piece->is_hole = false;
+      piece_end = MIN (end, range_end (extent->range));
+    }
+  }
+  piece->range = (struct range) { start, piece_end - start };
+  cursor->rest = (struct range) { piece_end, end - piece_end };
+  if (piece->is_hole)
+    return true;
+
+  if (extent->kind == EXTENT_DATA)
+    extent->delta += start - extent->range.start;
+  if (cursor->mark_hit && !extent->hit && extent->kind != EXTENT_LOST) {
+    extent_tree_mark_hit (position);
+    extent->hit = true;
+  }
+  extent->range = piece->range;
+  if (cursor->rest.length > 0) {
+    extent_tree_advance (&position);
+    cursor->node = position.node;
+    cursor->slot = position.slot;
+  }
+  return true;
+}
+
+bool
+index_is_locked (struct index *index, struct range range,
+                 const struct extent *extent)
+{
+  struct record_match match = match_record (extent);
+  struct index_cursor cursor;
+  struct piece piece;
+
+  index_walk_locked (&cursor, index, range, false);
+  while (index_next_piece (&cursor, &piece)) {
+    struct record_match found;
+
+    if (piece.is_hole)
+      return false;
+    found = match_record (&piece.extent);
+    if (found.kind != match.kind || found.first != match.first)
+      return false;
+  }
+  return true;
+}
+
+/*-- Fills. --*/
+
+void
+index_fill_begin_locked (struct index *index, struct fill *fill,
+                         struct range range)
+{
+  struct region *region = region_of (index, range.start);
+
+  assert (range_is_valid (range, MAX_OFFSET));
+  assert (is_in_one_region (index, range));
+  assert (region->locked);
+  fill->range = range;
+  fill->stale = false;
+  fill->next = region->fills;
+  fill->link = &region->fills;
+  if (fill->next)
+    fill->next->link = &fill->next;
+  region->fills = fill;
+}
+
+bool
+index_fill_end_locked (struct index *index, struct fill *fill)
+{
+  assert (region_of (index, fill->range.start)->locked);
+  *fill->link = fill->next;
+  if (fill->next)
+    fill->next->link = fill->link;
+  fill->next = NULL;
+  fill->link = NULL;
+  return !fill->stale;
+}
+
+/*-- Check. --*/
+
+uint64_t
+index_check (struct index *index)
+{
+  uint64_t extents = 0;
+  unsigned i;
+
+  for (i = 0; i < index->nr_regions; ++i) {
+    struct region *region = &index->regions[i];
+
+    region_lock (region);
+    extents += extent_tree_check (&region->tree);
+    region_unlock (region);
+  }
+  return extents;
+}

@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+/* index: where the newest bytes of each logical range live.
+ *
+ * Extents never overlap; a range without one is a hole, to be read from
+ * the backing store.  Nothing here is persistent: recovery.c rebuilds it
+ * from the log.
+ *
+ * The disk is cut into chunks of INDEX_CHUNK bytes and chunks are spread
+ * over regions by a hash.  A region is one lock and one B+tree.  Extents
+ * with data never cross a chunk boundary.  An extent without data (zero,
+ * trim, lost) may be longer; it then stands in full in the tree of every
+ * region that its range touches, and each tree is only ever consulted for
+ * the chunks that belong to its region, so what a tree says about foreign
+ * chunks does not matter.  That makes a 4 GiB zero as cheap as there are
+ * regions, not as there are chunks.
+ *
+ * Locking: index_lock takes the locks of all regions of a range, in
+ * ascending order.  That is the only way to hold more than one, so it cannot
+ * deadlock.  Functions named _locked want the range they are given locked,
+ * by itself or as a part of a longer one.  Inside a region's lock the
+ * log's head locks may be taken, nothing else.
+ *
+ * Memory is only taken by index_new and index_reserve_locked.  An extent
+ * costs 32 bytes, and about 40 with what is free in the tree's nodes
+ * (extent_tree.c); an empty tree keeps nothing. */
+
+#ifndef PCACHE_INDEX_H
+#define PCACHE_INDEX_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/arith.h"
+
+#define INDEX_CHUNK (UINT64_C (1) << 20)
+#define INDEX_MAX_RECORD 65536  /* bytes of data one extent may refer to */
+#define INDEX_MAX_REGIONS 1024
+
+enum extent_kind {
+  EXTENT_DATA,
+  EXTENT_ZERO,
+  EXTENT_TRIM,
+  EXTENT_LOST,                  /* dirty data that can no longer be read */
+};
+
+/* What a range of the disk maps to.  The range may be a part of what the
+ * record covered: its bytes are then at record_at + delta.  Fields of other
+ * kinds are ignored on the way in and 0 on the way out. */
+struct extent {
+  struct range range;           /* logical; length < 2^32, end <= 2^63 */
+  enum extent_kind kind;
+  bool has_checksum;            /* data only */
+  bool hit;                     /* read since it came */
+  /* EXTENT_DATA: */
+  uint64_t record_at;           /* where the record's data starts on the
+                                 * device; multiple of 64, below 2^50.  Names
+                                 * the record as long as its segment lives. */
+  uint32_t record_length;       /* 1..INDEX_MAX_RECORD */
+  uint32_t delta;               /* of the first byte, within the record */
+  uint64_t checksum;            /* of the whole record's data */
+  /* the other kinds: */
+  uint64_t sequence;            /* names the record */
+};
+
+struct index;
+
+/* REGIONS is a power of two, INDEX_MAX_REGIONS at most.  NULL when out
+ * of memory. */
+extern struct index *index_new (unsigned regions);
+extern void index_free (struct index *index);
+
+/* Bytes of DRAM in use, for status.  Takes no lock. */
+extern size_t index_memory (struct index *index);
+
+/* Unlock with the same range.  A range of many more chunks than there are
+ * regions locks them all. */
+extern void index_lock (struct index *index, struct range range);
+extern void index_unlock (struct index *index, struct range range);
+
+/* Make sure that EXTENTS later calls of index_insert_locked for extents
+ * in RANGE, or clips by them, need no memory.  0, or -ENOMEM with nothing
+ * changed.  Holds until the range is unlocked.
+ *
+ * Reservations add up, and each insert uses up one in the regions it touches.
+ * As the memory is set aside in every region of RANGE, whoever inserts much
+ * had better reserve chunk by chunk. */
+extern int index_reserve_locked (struct index *index, struct range range,
+                                 unsigned extents);
+
+/* Map extent->range to EXTENT; whatever was there before is replaced, clipped
+ * or split.  Fills under way that overlap become stale.  Cannot fail:
+ * index_reserve_locked came before. */
+extern void index_insert_locked (struct index *index,
+                                 const struct extent *extent);
+
+/* True if the whole of RANGE (in one chunk) is mapped to the record that
+ * EXTENT names. */
+extern bool index_is_locked (struct index *index, struct range range,
+                             const struct extent *extent);
+
+/* Unmap those parts of RANGE that are mapped to the record EXTENT names
+ * (by record_at for data, by sequence and kind otherwise).  Returns the number
+ * of extents that went or were clipped, in each region that had them.
+ *
+ * Never needs memory if RANGE is the record's whole range, nor if it reaches to
+ * the start or the end of each extent it touches: those inside go, those
+ * crossing one border are clipped.  Only an extent that begins before RANGE
+ * and ends after it becomes two: who asks for that has reserved one insert
+ * before (asserted when memory is needed). */
+extern unsigned index_remove_locked (struct index *index, struct range range,
+                                     const struct extent *extent);
+
+/* Unmap every data extent whose record starts in [at, at + length) of the
+ * device: for a segment whose records cannot be enumerated any more.  Takes the
+ * locks itself, one region after another, and reads the whole index. */
+extern void index_remove_device_range (struct index *index, uint64_t at,
+                                       uint64_t length);
+
+/* One piece of a range: an extent clipped to what was asked (delta moved
+ * along), or a hole. */
+struct piece {
+  bool is_hole;
+  struct range range;
+  struct extent extent;         /* not for holes; .range is piece.range */
+};
+
+struct tree_node;
+
+struct index_cursor {
+  struct index *index;
+  struct range rest;            /* not yet walked */
+  bool mark_hit;
+  struct tree_node *node;       /* the index's: the next extent, if any */
+  unsigned slot;
+};
+
+/* Walk RANGE, which lies in one chunk (or anywhere, if the index has but
+ * one region), in ascending order: every byte is in exactly one piece.
+ * The range stays locked, and the index unchanged, from the start to the
+ * last call.  mark_hit: extents seen are marked as hit, unless they are
+ * lost.
+ *
+ *   index_walk_locked (&cursor, index, range, mark_hit);
+ *   while (index_next_piece (&cursor, &piece)) ...
+ */
+extern void index_walk_locked (struct index_cursor *cursor,
+                               struct index *index, struct range range,
+                               bool mark_hit);
+extern bool index_next_piece (struct index_cursor *cursor,
+                              struct piece *piece);
+
+/* A read from the backing store on its way into the cache.  It is entered
+ * under the lock of its range, in the same hold in which the range was seen to
+ * be a hole; the lock is then let go while the backing store is read.  If
+ * anything was inserted over the range in the meantime, what was read may be
+ * old, and the fill is stale: give the bytes to the reader, do not cache
+ * them. */
+struct fill {
+  struct range range;           /* in one chunk */
+  bool stale;
+  struct fill *next, **link;    /* the index's */
+};
+
+extern void index_fill_begin_locked (struct index *index, struct fill *fill,
+                                     struct range range);
+/* Takes the fill out again; true if it is still fresh.  Must be called for
+ * each begin.  To cache the bytes, insert in the same hold of the lock. */
+extern bool index_fill_end_locked (struct index *index, struct fill *fill);
+
+/* For tests: assert that all trees are sound.  Takes the locks itself.
+ * Returns the number of extents, counted in each region that has them. */
+extern uint64_t index_check (struct index *index);
+
+#endif /* PCACHE_INDEX_H */

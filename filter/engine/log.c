@@ -1,0 +1,709 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+/* Inside a head.
+ *
+ * The head's current segment takes reservations; segments it has left
+ * (retired) stay in its list until the last reservation in them is
+ * released and log_seal_retired has sealed them.  head->lock guards the
+ * cursors and open sets of all of them.
+ *
+ * Room is counted for the worst case, each record in a set of its own:
+ *
+ *   | data | free, reserved_bytes of it spoken for | sets |
+ *          data_end                                set_end
+ */
+
+#include <config.h>
+
+#include <assert.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
+
+#include "base/cleanup.h"
+#include "base/report.h"
+#include "engine/log.h"
+
+struct open_segment {
+  struct open_segment *next;    /* head's list; current first */
+  struct segment *segment;
+  _Atomic uint32_t in_flight;   /* reservations not yet released */
+  uint32_t data_end, set_end;
+  uint32_t reserved_bytes;
+  uint32_t sets;                /* on media */
+  uint32_t durable_sets;        /* of them, known to be synced */
+  uint32_t syncing_sets;        /* there when the sync under way started */
+  uint64_t epoch_max;           /* of dirty records */
+  uint64_t sequence_min, sequence_max;
+  bool retired;
+
+  /* The open set. */
+  uint32_t count;
+  uint64_t epoch;
+  struct set_entry *entry;      /* its place in the queue, if it is dirty */
+  _Alignas (64) uint8_t records[SET_MAX_BYTES];
+};
+
+struct head {
+  _Alignas (64) pthread_mutex_t lock;
+  struct open_segment *segments;        /* lock; current one first */
+  pthread_mutex_t refill;       /* held while a new segment is fetched */
+};
+
+struct log {
+  struct log_options options;
+  struct head *heads;
+  bool by_cpu;
+  _Alignas (64) _Atomic uint64_t sequence;      /* the last one used */
+  _Alignas (64) _Atomic uint64_t epoch;
+  _Atomic uint64_t closed_through;
+  _Atomic uint64_t durable_through;
+  _Atomic uint32_t retired;     /* segments waiting to be sealed */
+  _Atomic unsigned turn;
+
+  /* Concurrent flushes share one. */
+  pthread_mutex_t flush_lock;
+  _Atomic uint64_t flushes_started;
+  uint64_t flush_completed;     /* flush_lock; number of the last one that
+                                 * succeeded */
+  uint64_t flushed_sequence;    /* flush_lock; nothing newer than this was
+                                 * appended when that one started */
+};
+
+#define RECORD_ROOM SET_BYTES (1)
+
+int
+log_new (const struct log_options *options, struct log **result)
+{
+  struct log *log;
+
+  assert (options->heads > 0 && options->epoch > 0);
+  log = aligned_alloc (64, round_up (sizeof *log, 64));
+  if (log == NULL)
+    return -ENOMEM;
+  memset (log, 0, sizeof *log);
+  log->options = *options;
+  log->heads = aligned_alloc (64, options->heads * sizeof *log->heads);
+  if (log->heads == NULL) {
+    free (log);
+    return -ENOMEM;
+  }
+  memset (log->heads, 0, options->heads * sizeof *log->heads);
+  for (unsigned i = 0; i < options->heads; i++) {
+    pthread_mutex_init (&log->heads[i].lock, NULL);
+    pthread_mutex_init (&log->heads[i].refill, NULL);
+  }
+  pthread_mutex_init (&log->flush_lock, NULL);
+  log->sequence = log->flushed_sequence = options->sequence;
+  log->epoch = options->epoch;
+  log->closed_through = log->durable_through = options->epoch - 1;
+  *result = log;
+  return 0;
+}
+
+void
+log_free (struct log *log)
+{
+  if (log == NULL)
+    return;
+  for (unsigned i = 0; i < log->options.heads; i++) {
+    struct head *head = &log->heads[i];
+    struct open_segment *open;
+
+    while ((open = head->segments) != NULL) {
+      head->segments = open->next;
+      free (open->entry);
+      free (open);
+    }
+    pthread_mutex_destroy (&head->lock);
+    pthread_mutex_destroy (&head->refill);
+  }
+  pthread_mutex_destroy (&log->flush_lock);
+  free (log->heads);
+  free (log);
+}
+
+void
+log_use_cpus (struct log *log)
+{
+  log->by_cpu = true;
+}
+
+static void
+assert_held (pthread_mutex_t *lock)
+{
+  assert (pthread_mutex_trylock (lock) != 0);
+  (void) lock;
+}
+
+/* --- sets ------------------------------------------------------------- */
+
+/* Write the open set to media.  Durable at once on an ordered device,
+ * with the next sync elsewhere.  On error it stays open. */
+static int
+close_set_locked (struct log *log, struct head *head,
+                  struct open_segment *open)
+{
+  struct pmem *pmem = log->options.pmem;
+  const uint32_t bytes = SET_BYTES (open->count);
+  const uint32_t header_at = open->set_end - sizeof (struct media_set);
+  const uint64_t at = segment_at (log->options.superblock, open->segment->id)
+    + open->set_end - bytes;
+  const uint32_t used = open->count * sizeof (struct media_record);
+  uint8_t *buf = open->records;
+  struct media_set header = {
+    .magic = le64_of (MAGIC_SET),
+    .generation = le64_of (open->segment->generation),
+    .segment = le32_of (open->segment->id),
+    .offset = le32_of (header_at),
+    .ordinal = le32_of (open->sets),
+    .records = le32_of (open->count),
+    .epoch = le64_of (open->epoch),
+    .durable_through = le64_of (MIN (atomic_load (&log->durable_through),
+                                     open->epoch - 1)),
+    .durable_sets = le32_of (pmem->ordered ? open->sets
+                             : open->durable_sets),
+  };
+  int r;
+
+  assert_held (&head->lock);
+  assert (open->count > 0);
+  memset (buf + used, 0, bytes - used);
+  memcpy (buf + bytes - sizeof header, &header, sizeof header);
+  header.checksum = le64_of (XXH3_64bits_withSeed
+                             (buf, bytes, log->options.superblock->instance));
+  memcpy (buf + bytes - sizeof header, &header, sizeof header);
+
+  /* Where a fence does not order stores, the set may reach media before
+   * the data it speaks of.  Replay finds that out by the data's checksums; with
+   * none, the data has to be there first. */
+  if (!pmem->ordered && !log->options.data_crc) {
+    r = pmem_sync (pmem);
+    if (r < 0)
+      return r;
+  }
+
+  /* Crash before the fence: the set is torn and is the end of this
+   * segment's log; nothing in it was promised yet.  After: it is valid, and
+   * so is every set before it, since each was fenced here before the next was
+   * stored. */
+  r = pmem_copy (pmem, at, buf, bytes);
+  if (r == 0)
+    r = pmem_fence (pmem);
+  if (r < 0) {
+    stats_add (log->options.stats, STAT_media_errors, 1);
+    return r;
+  }
+
+  stats_add (log->options.stats, STAT_sets_written, 1);
+  if (open->entry) {
+    open->entry->end = open->set_end;
+    open->entry->ordinal = open->sets;
+    epoch_queue_add (log->options.queue, open->entry);
+    open->entry = NULL;
+    open->epoch_max = open->epoch;
+  }
+  open->reserved_bytes -= open->count * RECORD_ROOM;
+  open->set_end -= bytes;
+  open->sets++;
+  open->count = 0;
+  return 0;
+}
+
+static void
+encode_record (const struct log *log, const struct open_segment *open,
+               const struct record *record, struct media_record *m)
+{
+  *m = (struct media_record) {
+    .logical = le64_of (record->range.start),
+    .length = le64_of (record->range.length),
+    .sequence = le64_of (record->sequence),
+    .kind = record->kind,
+    .flags = (record->clean ? RECORD_CLEAN : 0)
+      | (record->has_checksum ? RECORD_CHECKSUM : 0),
+  };
+  if (record->kind == RECORD_DATA) {
+    m->place = le32_of (record->at - segment_at (log->options.superblock,
+                                                 open->segment->id));
+    m->checksum = le64_of (record->checksum);
+  }
+}
+
+int
+log_append_locked (struct log *log, struct reservation *res,
+                   struct record *records, unsigned count)
+{
+  struct head *head = res->head;
+  struct open_segment *open = res->open;
+  bool dirty = false;
+  uint64_t sequence, epoch;
+  int r;
+
+  assert (count > 0 && count <= res->records);
+  for (unsigned i = 0; i < count; i++)
+    dirty |= !records[i].clean;
+
+  HOLD_LOCK (&head->lock);
+  /* Read under the lock: log_flush advances the epoch before it takes the
+   * lock, so either it sees these records, or they see its epoch. */
+  epoch = atomic_load (&log->epoch);
+  if (open->count > 0
+      && (open->epoch != epoch || open->count + count > SET_MAX_RECORDS)) {
+    r = close_set_locked (log, head, open);
+    if (r < 0)
+      return r;
+  }
+  if (dirty && open->entry == NULL) {
+    open->entry = calloc (1, sizeof *open->entry);
+    if (open->entry == NULL)
+      return -ENOMEM;
+    open->entry->epoch = epoch;
+    open->entry->segment = open->segment->id;
+    open->entry->since_ms = now_ms ();
+  }
+
+  /* Nothing fails from here on. */
+  sequence = atomic_fetch_add (&log->sequence, count);
+  for (unsigned i = 0; i < count; i++) {
+    struct media_record media;
+
+    records[i].sequence = ++sequence;
+    encode_record (log, open, &records[i], &media);
+    memcpy (open->records + open->count * sizeof media, &media, sizeof media);
+    open->count++;
+    if (!records[i].clean) {
+      open->entry->records++;
+      open->entry->dirty_bytes += records[i].range.length;
+    }
+  }
+  open->epoch = epoch;
+  if (open->sequence_min == 0)
+    open->sequence_min = sequence - count + 1;
+  open->sequence_max = sequence;
+  res->records -= count;
+  return 0;
+}
+
+/* --- space ------------------------------------------------------------ */
+
+static unsigned
+choose_head (struct log *log)
+{
+  if (log->options.heads == 1)
+    return 0;
+  if (log->by_cpu)
+    return (unsigned) sched_getcpu () % log->options.heads;
+  return atomic_fetch_add (&log->turn, 1) % log->options.heads;
+}
+
+uint32_t
+log_kept_for_writes (struct log *log)
+{
+  /* One for each head, but never so many that a small cache could not
+   * keep anything. */
+  return MIN (1 + log->options.heads,
+              log->options.superblock->geometry.segment_count / 4);
+}
+
+static bool
+take_locked (struct head *head, uint32_t data_bytes, unsigned records,
+             struct log *log, struct reservation *res)
+{
+  struct open_segment *open = head->segments;
+  const uint64_t room = data_bytes + (uint64_t) records * RECORD_ROOM;
+
+  assert_held (&head->lock);
+  if (open == NULL || open->retired
+      || room > open->set_end - open->data_end - open->reserved_bytes)
+    return false;
+  *res = (struct reservation) {
+    .head = head,
+    .open = open,
+    .at = segment_at (log->options.superblock, open->segment->id)
+      + open->data_end,
+    .records = records,
+  };
+  open->data_end += data_bytes;
+  open->reserved_bytes += records * RECORD_ROOM;
+  atomic_fetch_add (&open->in_flight, 1);
+  return true;
+}
+
+static bool
+try_take (struct log *log, struct head *head, uint32_t data_bytes,
+          unsigned records, struct reservation *res)
+{
+  HOLD_LOCK (&head->lock);
+
+  return take_locked (head, data_bytes, records, log, res);
+}
+
+static void
+retire_locked (struct log *log, struct open_segment *open)
+{
+  if (open && !open->retired) {
+    open->retired = true;
+    atomic_fetch_add (&log->retired, 1);
+  }
+}
+
+/* Give HEAD a new segment and take the reservation from it. */
+static int
+refill (struct log *log, struct head *head, enum log_purpose purpose,
+        uint32_t data_bytes, unsigned records, struct reservation *res)
+{
+  HOLD_LOCK (&head->refill);
+  const uint32_t keep = purpose == LOG_WRITE ? 0
+    : log_kept_for_writes (log);
+  struct open_segment *open;
+  struct segment *segment;
+  bool taken;
+  int r;
+
+  /* Another thread may have done it while this one waited. */
+  if (try_take (log, head, data_bytes, records, res))
+    return 0;
+
+  open = aligned_alloc (64, round_up (sizeof *open, 64));
+  if (open == NULL)
+    return -ENOMEM;
+  r = segment_acquire (log->options.segments, keep, &segment);
+  if (r < 0) {
+    /* What this head has may be all there is to write back and evict:
+     * let go of it. */
+    if (purpose == LOG_WRITE) {
+      HOLD_LOCK (&head->lock);
+      retire_locked (log, head->segments);
+    }
+    free (open);
+    if (log->options.on_retired)
+      log->options.on_retired (log->options.opaque);
+    return r;
+  }
+  memset (open, 0, sizeof *open);
+  open->segment = segment;
+  open->set_end = log->options.superblock->geometry.segment_size;
+
+  {
+    HOLD_LOCK (&head->lock);
+    retire_locked (log, head->segments);
+    open->next = head->segments;
+    head->segments = open;
+    taken = take_locked (head, data_bytes, records, log, res);
+    assert (taken);
+  }
+  if (log->options.on_retired)
+    log->options.on_retired (log->options.opaque);
+  return 0;
+}
+
+int
+log_reserve (struct log *log, enum log_purpose purpose, uint32_t data_bytes,
+             unsigned records, struct reservation *res)
+{
+  const unsigned first = choose_head (log);
+  int r = -EAGAIN;
+
+  assert (data_bytes % MEDIA_LINE == 0 && data_bytes <= LOG_MAX_RESERVE
+          + LOG_MAX_RESERVE_RECORDS * MEDIA_LINE
+          && records > 0 && records <= LOG_MAX_RESERVE_RECORDS);
+  if (try_take (log, &log->heads[first], data_bytes, records, res))
+    return 0;
+  r = refill (log, &log->heads[first], purpose, data_bytes, records, res);
+  if (r != -EAGAIN)
+    return r;
+  for (unsigned i = 1; i < log->options.heads; i++)
+    if (try_take (log, &log->heads[(first + i) % log->options.heads],
+                  data_bytes, records, res))
+      return 0;
+  return -EAGAIN;
+}
+
+void
+log_release (struct log *log, struct reservation *res)
+{
+  /* Unused room is not given back: it is little, and the segment may have been
+   * left by its head already. */
+  {
+    HOLD_LOCK (&res->head->lock);
+    res->open->reserved_bytes -= res->records * RECORD_ROOM;
+  }
+  /* After this the open segment may be gone. */
+  if (atomic_fetch_sub (&res->open->in_flight, 1) == 1
+      && atomic_load (&log->retired) > 0 && log->options.on_retired)
+    log->options.on_retired (log->options.opaque);
+}
+
+/* --- durability ------------------------------------------------------- */
+
+/* Close the sets of epochs up to EPOCH.  Goes on after an error, so that
+ * one bad line does not keep the rest from being durable. */
+static int
+close_sets (struct log *log, struct head *head, uint64_t epoch)
+{
+  HOLD_LOCK (&head->lock);
+  int error = 0;
+
+  for (struct open_segment *open = head->segments; open; open = open->next)
+    if (open->count > 0 && open->epoch <= epoch) {
+      int r = close_set_locked (log, head, open);
+
+      if (r < 0)
+        error = r;
+    }
+  return error;
+}
+
+/* Remember how many sets each segment has, or that those have been synced. */
+static void
+note_sync (struct log *log, bool synced)
+{
+  for (unsigned i = 0; i < log->options.heads; i++) {
+    struct head *head = &log->heads[i];
+    HOLD_LOCK (&head->lock);
+
+    for (struct open_segment *open = head->segments; open; open = open->next) {
+      if (synced)
+        open->durable_sets = MAX (open->durable_sets, open->syncing_sets);
+      else
+        open->syncing_sets = open->sets;
+    }
+  }
+}
+
+static int
+flush_locked (struct log *log)
+{
+  struct pmem *pmem = log->options.pmem;
+  const uint64_t number = atomic_fetch_add (&log->flushes_started, 1) + 1;
+  const uint64_t sequence = atomic_load (&log->sequence);
+  uint64_t epoch;
+  int r, error = 0;
+
+  assert_held (&log->flush_lock);
+  if (sequence == log->flushed_sequence) {
+    log->flush_completed = number;
+    return 0;                   /* nothing new since the last one */
+  }
+  epoch = atomic_fetch_add (&log->epoch, 1);
+  for (unsigned i = 0; i < log->options.heads; i++) {
+    r = close_sets (log, &log->heads[i], epoch);
+    if (r < 0)
+      error = r;
+  }
+  if (error < 0)
+    return error;
+  if (!pmem->ordered) {
+    note_sync (log, false);
+    /* Crash before: any part of these sets and their data may be there; replay
+     * keeps what verifies.  After: all of it is. */
+    r = pmem_sync (pmem);
+    if (r < 0)
+      return r;
+    note_sync (log, true);
+  }
+  atomic_store (&log->durable_through, epoch);
+  atomic_store (&log->closed_through, epoch);
+  log->flush_completed = number;
+  log->flushed_sequence = sequence;
+  return 0;
+}
+
+int
+log_flush (struct log *log)
+{
+  const uint64_t before = atomic_load (&log->flushes_started);
+  HOLD_LOCK (&log->flush_lock);
+
+  /* One that started after this call came has done the work. */
+  if (log->flush_completed > before)
+    return 0;
+  return flush_locked (log);
+}
+
+int
+log_commit (struct log *log, struct reservation *res)
+{
+  int r;
+
+  /* On an unordered device one sync costs the same for everybody. */
+  if (!log->options.pmem->ordered)
+    return log_flush (log);
+  {
+    HOLD_LOCK (&res->head->lock);
+    if (res->open->count > 0) {
+      r = close_set_locked (log, res->head, res->open);
+      if (r < 0)
+        return r;
+    }
+  }
+  /* T20: whoever hears of this write belongs to a later epoch. */
+  atomic_fetch_add (&log->epoch, 1);
+  return 0;
+}
+
+uint64_t
+log_closed_through (struct log *log)
+{
+  return atomic_load (&log->closed_through);
+}
+
+uint64_t
+log_epoch (struct log *log)
+{
+  return atomic_load (&log->epoch);
+}
+
+uint64_t
+log_sequence (struct log *log)
+{
+  return atomic_load (&log->sequence);
+}
+
+/* --- sealing ---------------------------------------------------------- */
+
+/* Take one segment that is ready to be sealed out of HEAD's list. */
+static int
+take_retired (struct log *log, struct head *head, struct open_segment **result)
+{
+  HOLD_LOCK (&head->lock);
+  struct open_segment **link, *open;
+  int r;
+
+  *result = NULL;
+  for (link = &head->segments; (open = *link) != NULL; link = &open->next) {
+    if (!open->retired || atomic_load (&open->in_flight) > 0)
+      continue;
+    if (open->count > 0) {
+      r = close_set_locked (log, head, open);
+      if (r < 0)
+        return r;
+    }
+    *link = open->next;
+    *result = open;
+    return 0;
+  }
+  return 0;
+}
+
+static void
+put_back (struct head *head, struct open_segment *open)
+{
+  HOLD_LOCK (&head->lock);
+  struct open_segment **link = &head->segments;
+
+  while (*link)
+    link = &(*link)->next;
+  open->next = NULL;
+  *link = open;
+}
+
+int
+log_seal_retired (struct log *log, unsigned *count)
+{
+  *count = 0;
+  for (unsigned i = 0; i < log->options.heads; i++) {
+    struct head *head = &log->heads[i];
+    struct open_segment *open;
+    int r;
+
+    for (;;) {
+      r = take_retired (log, head, &open);
+      if (r < 0)
+        return r;
+      if (open == NULL)
+        break;
+      /* The header must not say "sealed" before what it vouches for is
+       * durable. */
+      r = pmem_sync (log->options.pmem);
+      if (r == 0)
+        r = segment_seal (log->options.segments, open->segment, open->sets,
+                          open->epoch_max, open->sequence_min,
+                          open->sequence_max);
+      if (r < 0) {
+        put_back (head, open);
+        return r;
+      }
+      atomic_fetch_sub (&log->retired, 1);
+      free (open);
+      ++*count;
+    }
+  }
+  return 0;
+}
+
+void
+log_retire_heads (struct log *log)
+{
+  for (unsigned i = 0; i < log->options.heads; i++) {
+    HOLD_LOCK (&log->heads[i].lock);
+    struct open_segment *open = log->heads[i].segments;
+
+    if (open && (open->sets > 0 || open->count > 0
+                 || atomic_load (&open->in_flight) > 0))
+      retire_locked (log, open);
+  }
+}
+
+bool
+log_find_open (struct log *log, uint64_t at, bool *clean)
+{
+  for (unsigned i = 0; i < log->options.heads; i++) {
+    HOLD_LOCK (&log->heads[i].lock);
+
+    for (struct open_segment *open = log->heads[i].segments; open;
+         open = open->next) {
+      const uint64_t base = segment_at (log->options.superblock,
+                                        open->segment->id);
+
+      for (uint32_t j = 0; j < open->count; j++) {
+        struct media_record media;
+
+        memcpy (&media, open->records + j * sizeof media, sizeof media);
+        if (media.kind == RECORD_DATA && base + le32_get (media.place) == at) {
+          *clean = (media.flags & RECORD_CLEAN) != 0;
+          return true;
+        }
+      }
+    }
+  }
+  return false;
+}
+
+uint64_t
+log_dirty_bytes (struct log *log)
+{
+  uint64_t sum = 0;
+
+  for (unsigned i = 0; i < log->options.heads; i++) {
+    HOLD_LOCK (&log->heads[i].lock);
+
+    for (struct open_segment *open = log->heads[i].segments; open;
+         open = open->next)
+      if (open->entry)
+        sum += open->entry->dirty_bytes;
+  }
+  return sum;
+}
+
+bool
+log_oldest_open (struct log *log, uint64_t *since_ms)
+{
+  bool found = false;
+
+  for (unsigned i = 0; i < log->options.heads; i++) {
+    HOLD_LOCK (&log->heads[i].lock);
+
+    for (struct open_segment *open = log->heads[i].segments; open;
+         open = open->next)
+      if (open->entry && (!found || open->entry->since_ms < *since_ms)) {
+        found = true;
+        *since_ms = open->entry->since_ms;
+      }
+  }
+  return found;
+}

@@ -1,0 +1,122 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+/* log: the only way into the segments.
+ *
+ * A writer reserves space in a head's segment (data and room for its
+ * records), stores its data there without any lock, and then appends
+ * the records to the head's open set, which is in DRAM.  The set goes to
+ * media when it is full, when its epoch ends, by FUA, or when its segment is
+ * sealed.  After a successful reservation the append fails only if a full
+ * set cannot be written (media error) or memory is out, and then it has
+ * changed nothing.
+ *
+ * Epochs: a set holds records of one epoch.  log_flush ends the current epoch
+ * and makes every record of it and of all before durable.  FUA makes
+ * its own records durable and ends the epoch too, but says nothing of other
+ * heads' records.
+ *
+ * Lock order: index regions -> head->refill -> head->lock -> epoch queue.
+ * No lock is held while data is copied. */
+
+#ifndef PCACHE_LOG_H
+#define PCACHE_LOG_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "engine/epoch_queue.h"
+#include "engine/log_reader.h"
+#include "engine/segment.h"
+#include "engine/stats.h"
+
+struct log;
+
+struct log_options {
+  struct pmem *pmem;
+  struct superblock *superblock;
+  struct segment_table *segments;
+  struct epoch_queue *queue;
+  struct stats *stats;
+  unsigned heads;               /* at least 1 */
+  bool data_crc;
+  uint64_t sequence;            /* the last one used */
+  uint64_t epoch;               /* the open one; all before it are durable */
+  void (*on_retired) (void *opaque);    /* a segment waits to be sealed */
+  void *opaque;
+};
+
+extern int log_new (const struct log_options *options, struct log **log);
+extern void log_free (struct log *log);
+
+/* From now on each CPU has its head.  Before, heads take turns, so that
+ * whoever has but one thread can repeat himself exactly. */
+extern void log_use_cpus (struct log *log);
+
+enum log_purpose {
+  LOG_WRITE,
+  LOG_OPTIONAL,                 /* fills, second chances: leave the last free
+                                 * segments to writes */
+};
+
+/* Free segments that LOG_OPTIONAL leaves alone. */
+extern uint32_t log_kept_for_writes (struct log *log);
+
+/* The most that fits into one reservation. */
+#define LOG_MAX_RESERVE (UINT32_C (256) * 1024)
+#define LOG_MAX_RESERVE_RECORDS 16
+
+struct open_segment;
+struct head;
+
+struct reservation {
+  struct head *head;
+  struct open_segment *open;
+  uint64_t at;                  /* on the device: DATA_BYTES of each record,
+                                 * one after another */
+  unsigned records;
+};
+
+/* 0; -EAGAIN when there is no room at present; another -errno when there
+ * will not be.  Ends with log_release. */
+extern int log_reserve (struct log *log, enum log_purpose purpose,
+                        uint32_t data_bytes, unsigned records,
+                        struct reservation *reservation);
+
+/* Number the records (ascending) and append them to the open set.  The
+ * data they refer to has been fenced.  At most as many as reserved, in all.
+ * The caller holds the index region of every range, so that log and index
+ * agree on who is newer (which is why it is called _locked). */
+extern int log_append_locked (struct log *log,
+                              struct reservation *reservation,
+                              struct record *records, unsigned count);
+
+/* FUA: make what was appended with this reservation durable, then end the
+ * epoch. */
+extern int log_commit (struct log *log, struct reservation *reservation);
+extern void log_release (struct log *log, struct reservation *reservation);
+
+/* Everything appended before the call is durable when it returns 0. */
+extern int log_flush (struct log *log);
+
+/* All epochs up to it are durable and complete. */
+extern uint64_t log_closed_through (struct log *log);
+extern uint64_t log_epoch (struct log *log);
+extern uint64_t log_sequence (struct log *log);
+
+/* Seal the segments that heads have left.  *count: how many. */
+extern int log_seal_retired (struct log *log, unsigned *count);
+
+/* Make heads leave their segments, so that these can be sealed, written back
+ * and evicted.  A head whose segment is empty keeps it. */
+extern void log_retire_heads (struct log *log);
+
+/* True if the record whose data is at AT is in an open set; then *clean says
+ * what it is. */
+extern bool log_find_open (struct log *log, uint64_t at, bool *clean);
+
+/* Dirty bytes in open sets. */
+extern uint64_t log_dirty_bytes (struct log *log);
+/* When the oldest record not in the epoch queue yet came; false if none. */
+extern bool log_oldest_open (struct log *log, uint64_t *since_ms);
+
+#endif /* PCACHE_LOG_H */

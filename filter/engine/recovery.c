@@ -1,0 +1,622 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+/* How much of a segment is valid:
+ *
+ *   state    what the walk finds             verdict
+ *   -------  ------------------------------  -------------------------------
+ *   free     (not walked)                    nothing in it counts
+ *   sealed   as many sets as the header says whole
+ *   sealed   anything else                   damaged
+ *   open     sets, then nothing or a torn    ends there
+ *            one, none after it
+ *   open     sets, then a media error, or a  damaged
+ *            set that makes no sense
+ *   open     sets, a gap, then a later set   damaged, if a set that was durable
+ *                                            is missing; else it ends at the
+ *                                            gap
+ *
+ * On an ordered device each set was durable before the next was stored, so a
+ * gap is always damage.  On an unordered one the kernel may have
+ * written a later set and not an earlier one, as long as no sync lay
+ * between; sets say how many before them were synced (durable_sets), and up
+ * to which epoch everything was (durable_through).  For the same reason a
+ * set of an epoch that nobody declared durable may be there without its data:
+ * the data's checksums tell, and the log ends before that set.
+ *
+ * A damaged segment hides records.  If they were all written back (the sealed
+ * header, or the next valid set, bounds their epochs), it is enough to
+ * ignore every clean record that is older than what it may hold: the tail.
+ * Otherwise dirty data may be hidden, and only options.rescue goes on. */
+
+#include <config.h>
+
+#include <assert.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
+
+#include "base/cleanup.h"
+#include "base/report.h"
+#include "base/thread.h"
+#include "engine/recovery.h"
+
+/* What the first pass finds out about a segment in use. */
+struct finding {
+  struct segment *segment;
+  uint32_t sets;                /* valid ones from the start, or in a damaged
+                                 * segment the ordinal after the last */
+  bool damaged;
+  uint64_t hidden_epoch;        /* damaged: no later epoch is hidden */
+  uint64_t hidden_sequence;     /* damaged: nor a later sequence number */
+  uint64_t epoch_max;           /* of dirty records */
+  uint64_t sequence_min, sequence_max;
+  uint64_t epoch_seen;          /* of any set */
+};
+
+struct recovery {
+  struct engine *engine;
+  uint64_t tail, written_back;
+  uint64_t durable_through;     /* the highest that any set declares */
+  struct finding *findings;     /* segments in use */
+  uint32_t count;
+};
+
+static void
+note_set (struct finding *f, const struct set *set)
+{
+  bool dirty = false;
+
+  for (uint32_t i = 0; i < set->count; i++)
+    dirty |= !set->record[i].clean;
+  if (dirty)
+    f->epoch_max = MAX (f->epoch_max, set->epoch);
+  f->epoch_seen = MAX (f->epoch_seen, set->epoch);
+  if (f->sequence_min == 0)
+    f->sequence_min = set->record[0].sequence;
+  f->sequence_max = MAX (f->sequence_max,
+                         set->record[set->count - 1].sequence);
+  f->sets = set->ordinal + 1;
+}
+
+static void
+note_damage (struct recovery *rec, struct finding *f,
+             const struct log_walk *walk, const char *what)
+{
+  const uint64_t at = segment_at (&rec->engine->superblock, f->segment->id)
+    + walk->end;
+
+  f->damaged = true;
+  stats_add (rec->engine->stats, STAT_damaged_segments, 1);
+  report (REPORT_WARNING, "segment %" PRIu32 ": record set %" PRIu32
+          " (ends at %" PRIu64 " of the cache device) is damaged: %s",
+          f->segment->id, walk->ordinal, at, what);
+}
+
+static void
+survey_sealed (struct recovery *rec, struct finding *f, struct set *set)
+{
+  const struct segment *segment = f->segment;
+  struct log_walk walk;
+  enum set_verdict verdict;
+
+  log_walk_start (&walk, &rec->engine->reader, segment);
+  while ((verdict = log_walk_next (&walk, set)) == SET_OK) {
+    note_set (f, set);
+    rec->durable_through = MAX (rec->durable_through, set->durable_through);
+  }
+  if (walk.ordinal < segment->sets)
+    note_damage (rec, f, &walk, set_verdict_name (verdict));
+  else if (f->epoch_max != segment->epoch_max
+           || f->sequence_min != segment->sequence_min
+           || f->sequence_max != segment->sequence_max)
+    note_damage (rec, f, &walk, "the segment's header contradicts its sets");
+  if (!f->damaged)
+    return;
+  while (log_walk_find_later (&walk, set))
+    note_set (f, set);
+  f->sets = segment->sets;
+  f->hidden_epoch = MAX (segment->epoch_max, f->epoch_max);
+  f->hidden_sequence = MAX (segment->sequence_max, f->sequence_max);
+  f->epoch_max = f->hidden_epoch;
+  f->sequence_max = f->hidden_sequence;
+}
+
+/* Of an epoch that nobody declared durable: is the data there? */
+static bool
+data_is_there (struct recovery *rec, const struct set *set)
+{
+  for (uint32_t i = 0; i < set->count; i++) {
+    const struct record *record = &set->record[i];
+    uint64_t sum;
+
+    if (record->kind != RECORD_DATA || !record->has_checksum)
+      continue;
+    /* A media error is not what a crash leaves: keep the record, whoever reads
+     * it will be told. */
+    if (pmem_checksum (rec->engine->pmem, record->at, record->range.length,
+                       &sum) == 0
+        && sum != record->checksum)
+      return false;
+  }
+  return true;
+}
+
+/* The log of an open segment stops before set walk->ordinal, for reason VERDICT.
+ * Is that the end, or damage? */
+static void
+judge_end (struct recovery *rec, struct finding *f, struct log_walk *walk,
+           enum set_verdict verdict, struct set *set)
+{
+  const struct log_walk at_gap = *walk;
+  bool missing_durable = verdict == SET_UNREADABLE
+    || verdict == SET_CORRUPT; /* no crash leaves these (T8) */
+  struct finding behind = *f;
+  bool later = false;
+  uint64_t epoch = 0, sequence = 0;
+
+  while (log_walk_find_later (walk, set)) {
+    if (!later) {
+      epoch = set->epoch;
+      sequence = set->record[0].sequence - 1;
+      later = true;
+    }
+    if (set->durable_sets > at_gap.ordinal
+        || set->epoch <= rec->durable_through)
+      missing_durable = true;
+    note_set (&behind, set);
+  }
+  if (!missing_durable)
+    return;                     /* what comes after was never promised */
+
+  note_damage (rec, f, &at_gap, set_verdict_name (verdict));
+  behind.damaged = true;
+  /* The hidden ones lie before the next valid one; without one, they
+   * may be anything. */
+  behind.hidden_epoch = later ? epoch : UINT64_MAX;
+  behind.hidden_sequence = later ? sequence : UINT64_MAX;
+  *f = behind;
+  f->sets = MAX (f->sets, at_gap.ordinal + 1);
+  f->epoch_max = MAX (f->epoch_max,
+                      later ? epoch : rec->written_back + 1);
+}
+
+static void
+survey_open (struct recovery *rec, struct finding *f, struct set *set)
+{
+  struct log_walk walk, before;
+  enum set_verdict verdict;
+
+  log_walk_start (&walk, &rec->engine->reader, f->segment);
+  for (;;) {
+    before = walk;
+    verdict = log_walk_next (&walk, set);
+    if (verdict == SET_OK && f->segment->unordered
+        && set->epoch > rec->durable_through && !data_is_there (rec, set)) {
+      walk = before;
+      return;                   /* everything from here on was never synced:
+                                 * a sync would have brought this data too */
+    }
+    if (verdict != SET_OK)
+      break;
+    note_set (f, set);
+  }
+  judge_end (rec, f, &walk, verdict, set);
+}
+
+/* What the sets of an open segment declare durable.  Needed before any open
+ * segment is judged. */
+static void
+survey_declarations (struct recovery *rec, const struct segment *segment,
+                     struct set *set)
+{
+  struct log_walk walk;
+
+  log_walk_start (&walk, &rec->engine->reader, segment);
+  while (log_walk_next (&walk, set) == SET_OK
+         || log_walk_find_later (&walk, set))
+    rec->durable_through = MAX (rec->durable_through, set->durable_through);
+}
+
+static int
+refuse_or_go_on (struct recovery *rec, const struct finding *f)
+{
+  struct engine *engine = rec->engine;
+
+  if (f->hidden_epoch <= rec->written_back) {
+    rec->tail = MAX (rec->tail, f->hidden_sequence);
+    report (REPORT_WARNING, "segment %" PRIu32 ": all that the damage can "
+            "hide was written back (epoch %" PRIu64 " of %" PRIu64 "); "
+            "clean data as old is dropped, nothing is lost",
+            f->segment->id, f->hidden_epoch, rec->written_back);
+    return 0;
+  }
+  if (engine->options.rescue) {
+    report (REPORT_WARNING, "segment %" PRIu32 ": the damage may hide data "
+            "that was not written back; going on without it, as "
+            "pcache-damaged=rescue asks", f->segment->id);
+    return 0;
+  }
+  report (REPORT_ERROR, "segment %" PRIu32 ": the damage may hide data that "
+          "is nowhere else (not yet written back: epochs after %" PRIu64
+          "); cache not opened: pcache-damaged=rescue serves what is left",
+          f->segment->id, rec->written_back);
+  return -EUCLEAN;
+}
+
+/* What an open segment hides has at most one record for each record's size
+ * of it beyond the highest number that can be seen. */
+static void
+bound_hidden (struct recovery *rec)
+{
+  uint64_t highest = rec->tail;
+
+  for (uint32_t i = 0; i < rec->count; i++)
+    highest = MAX (highest, rec->findings[i].sequence_max);
+  for (uint32_t i = 0; i < rec->count; i++)
+    if (rec->findings[i].hidden_sequence == UINT64_MAX) {
+      rec->findings[i].hidden_sequence = highest
+        + rec->engine->superblock.geometry.segment_size;
+      rec->findings[i].sequence_max = rec->findings[i].hidden_sequence;
+    }
+}
+
+static int
+survey (struct recovery *rec)
+{
+  struct segment_table *table = &rec->engine->segments;
+  const uint32_t total = rec->engine->superblock.geometry.segment_count;
+  CLEANUP_FREE struct set *set = malloc (sizeof *set);
+  int error = 0;
+
+  rec->findings = calloc (total, sizeof *rec->findings);
+  if (rec->findings == NULL || set == NULL)
+    return -ENOMEM;
+
+  /* The header of a segment that nobody can read: it may hold anything. */
+  for (uint32_t id = 0; id < total; id++) {
+    struct segment *segment = &table->segments[id];
+
+    if (!segment->damaged)
+      continue;
+    stats_add (rec->engine->stats, STAT_damaged_segments, 1);
+    report (rec->engine->options.rescue ? REPORT_WARNING : REPORT_ERROR,
+            "segment %" PRIu32 ": both copies of its header are damaged "
+            "(copy A at %" PRIu64 ": %s, copy B at %" PRIu64 ": %s), it may "
+            "hold data that is nowhere else; %s", id, segment->twin.at[0],
+            twin_verdict_name (segment->twin.verdict[0]),
+            segment->twin.at[1],
+            twin_verdict_name (segment->twin.verdict[1]),
+            rec->engine->options.rescue ? "going on without it"
+            : "cache not opened: pcache-damaged=rescue serves what is left");
+    if (!rec->engine->options.rescue)
+      error = -EUCLEAN;
+  }
+  if (error < 0)
+    return error;
+
+  for (uint32_t id = 0; id < total; id++) {
+    struct segment *segment = &table->segments[id];
+
+    if (segment->damaged || segment->state == SEGMENT_FREE)
+      continue;
+    rec->findings[rec->count].segment = segment;
+    if (segment->state == SEGMENT_SEALED)
+      survey_sealed (rec, &rec->findings[rec->count], set);
+    else
+      survey_declarations (rec, segment, set);
+    rec->count++;
+  }
+  for (uint32_t i = 0; i < rec->count; i++)
+    if (rec->findings[i].segment->state == SEGMENT_OPEN)
+      survey_open (rec, &rec->findings[i], set);
+  bound_hidden (rec);
+  for (uint32_t i = 0; i < rec->count; i++) {
+    const struct finding *f = &rec->findings[i];
+
+    if (f->damaged) {
+      int r = refuse_or_go_on (rec, f);
+
+      if (r < 0)
+        error = r;              /* name all the damage before giving up */
+    }
+  }
+  return error;
+}
+
+/* --- replay ----------------------------------------------------------- */
+
+/* One segment's records, in ascending sequence order. */
+struct run {
+  const struct finding *finding;
+  struct log_walk walk;
+  uint32_t next;                /* record in set */
+  uint64_t sequence;            /* of that record */
+  struct set set;
+};
+
+/* 1: there is a set; 0: there are no more. */
+static int
+run_load (struct run *run)
+{
+  const struct finding *f = run->finding;
+
+  if (run->walk.ordinal >= f->sets)
+    return 0;
+  if (log_walk_next (&run->walk, &run->set) != SET_OK) {
+    if (!f->damaged)
+      return -EIO;              /* it was readable a moment ago */
+    if (!log_walk_find_later (&run->walk, &run->set))
+      return 0;
+  }
+  run->next = 0;
+  run->sequence = run->set.record[0].sequence;
+  return 1;
+}
+
+static int
+note_dirty (struct recovery *rec, const struct run *run)
+{
+  const struct set *set = &run->set;
+  struct set_entry *entry;
+
+  if (set->epoch <= rec->written_back)
+    return 0;
+  entry = calloc (1, sizeof *entry);
+  if (entry == NULL)
+    return -ENOMEM;
+  *entry = (struct set_entry) {
+    .epoch = set->epoch,
+    .segment = run->finding->segment->id,
+    .end = set->end,
+    .ordinal = set->ordinal,
+    .since_ms = now_ms (),
+  };
+  for (uint32_t i = 0; i < set->count; i++)
+    if (!set->record[i].clean) {
+      entry->records++;
+      entry->dirty_bytes += set->record[i].range.length;
+    }
+  if (entry->records == 0)
+    free (entry);
+  else
+    epoch_queue_add (&rec->engine->queue, entry);
+  return 0;
+}
+
+static int
+replay_record (struct recovery *rec, const struct run *run)
+{
+  struct engine *engine = rec->engine;
+  const struct record *record = &run->set.record[run->next];
+  struct extent extent;
+  int r;
+
+  /* T5, T21: what was evicted must not come back through an older copy; dirty
+   * data is never ignored. */
+  if (record->sequence <= rec->tail
+      && (record->clean || run->set.epoch <= rec->written_back)) {
+    stats_add (engine->stats, STAT_replay_dropped_records, 1);
+    return 0;
+  }
+  record_to_extent (record, &extent);
+  index_lock (engine->index, record->range);
+  r = index_reserve_locked (engine->index, record->range, 1);
+  if (r == 0)
+    index_insert_locked (engine->index, &extent);
+  index_unlock (engine->index, record->range);
+  if (r == 0)
+    stats_add (engine->stats, STAT_replayed_records, 1);
+  return r;
+}
+
+static int
+compare_findings (const void *a, const void *b)
+{
+  const struct finding *x = a, *y = b;
+
+  return (x->sequence_min > y->sequence_min)
+    - (x->sequence_min < y->sequence_min);
+}
+
+/* HEAP[0..*count) is a heap on sequence; its top has changed, or is NULL. */
+static void
+sift_down (struct run **heap, uint32_t count)
+{
+  uint32_t i = 0;
+
+  for (;;) {
+    uint32_t child = 2 * i + 1;
+    struct run *swap;
+
+    if (child >= count)
+      return;
+    if (child + 1 < count && heap[child + 1]->sequence < heap[child]->sequence)
+      child++;
+    if (heap[i]->sequence <= heap[child]->sequence)
+      return;
+    swap = heap[i];
+    heap[i] = heap[child];
+    heap[child] = swap;
+    i = child;
+  }
+}
+
+static void
+sift_up (struct run **heap, uint32_t i)
+{
+  while (i > 0 && heap[i]->sequence < heap[(i - 1) / 2]->sequence) {
+    struct run *swap = heap[i];
+
+    heap[i] = heap[(i - 1) / 2];
+    heap[(i - 1) / 2] = swap;
+    i = (i - 1) / 2;
+  }
+}
+
+/* Load RUN's next set.  It goes (back) to the heap if there was one, else
+ * it is freed. */
+static int
+run_advance (struct recovery *rec, struct run *run, bool *alive)
+{
+  int r = run_load (run);
+
+  *alive = r > 0;
+  return r > 0 ? note_dirty (rec, run) : r;
+}
+
+/* Merge the segments' runs by sequence number.  Runs hardly overlap, so only
+ * those that do are in memory at one time. */
+static int
+replay (struct recovery *rec)
+{
+  CLEANUP_FREE struct run **heap = calloc (rec->count + 1, sizeof *heap);
+  uint32_t count = 0, next = 0;
+  bool alive;
+  int r = 0;
+
+  if (heap == NULL)
+    return -ENOMEM;
+  qsort (rec->findings, rec->count, sizeof *rec->findings, compare_findings);
+  while (r == 0) {
+    if (next < rec->count
+        && (count == 0
+            || rec->findings[next].sequence_min <= heap[0]->sequence)) {
+      struct run *run = malloc (sizeof *run);
+
+      if (run == NULL) {
+        r = -ENOMEM;
+        break;
+      }
+      run->finding = &rec->findings[next++];
+      log_walk_start (&run->walk, &rec->engine->reader,
+                      run->finding->segment);
+      r = run_advance (rec, run, &alive);
+      if (alive) {
+        heap[count] = run;
+        sift_up (heap, count++);
+      }
+      else
+        free (run);
+      continue;
+    }
+    if (count == 0)
+      break;
+
+    r = replay_record (rec, heap[0]);
+    if (r < 0)
+      break;
+    if (++heap[0]->next < heap[0]->set.count)
+      heap[0]->sequence = heap[0]->set.record[heap[0]->next].sequence;
+    else {
+      r = run_advance (rec, heap[0], &alive);
+      if (!alive) {
+        free (heap[0]);
+        heap[0] = heap[--count];
+      }
+    }
+    sift_down (heap, count);
+  }
+  while (count > 0)
+    free (heap[--count]);
+  return r;
+}
+
+/* --- settle ----------------------------------------------------------- */
+
+static int
+compare_sealing_order (const void *a, const void *b)
+{
+  const struct finding *x = a, *y = b;
+
+  return (x->sequence_max > y->sequence_max)
+    - (x->sequence_max < y->sequence_max);
+}
+
+/* Write down what was found, so that it is found again next time, and put every
+ * segment on its list.  Crash anywhere in here: the same is found again, as
+ * nothing that is judged by was changed. */
+static int
+settle (struct recovery *rec)
+{
+  struct segment_table *table = &rec->engine->segments;
+  const uint32_t total = rec->engine->superblock.geometry.segment_count;
+  int r;
+
+  /* After a kill without a power cut, sets and data may still be in the
+   * page cache only: make durable what will be called so. */
+  r = pmem_sync (rec->engine->pmem);
+  if (r < 0)
+    return r;
+
+  for (uint32_t id = 0; id < total; id++)
+    if (!table->segments[id].damaged
+        && table->segments[id].state == SEGMENT_FREE)
+      segment_adopt (table, &table->segments[id]);
+
+  qsort (rec->findings, rec->count, sizeof *rec->findings,
+         compare_sealing_order);
+  for (uint32_t i = 0; i < rec->count; i++) {
+    const struct finding *f = &rec->findings[i];
+
+    if (f->segment->state == SEGMENT_SEALED)
+      segment_adopt (table, f->segment);
+    else if (f->sets == 0) {
+      r = segment_free (table, f->segment);
+      if (r < 0)
+        return r;
+      segment_release (table, f->segment);
+    }
+    else {
+      r = segment_seal (table, f->segment, f->sets, f->epoch_max,
+                        f->sequence_min, f->sequence_max);
+      if (r < 0)
+        return r;
+    }
+  }
+  return 0;
+}
+
+int
+engine_recover (struct engine *engine, struct recovery_result *result)
+{
+  const struct control control = control_get (&engine->superblock);
+  struct recovery rec = {
+    .engine = engine,
+    .tail = control.tail_sequence,
+    .written_back = control.written_back,
+  };
+  int r;
+
+  if (control.tail_sequence >= UINT64_MAX / 2
+      || control.written_back >= UINT64_MAX / 2) {
+    report (REPORT_ERROR, "control block: the checksum is right but its marks "
+            "make no sense (tail %" PRIu64 ", written back %" PRIu64 "); "
+            "cache not opened", control.tail_sequence, control.written_back);
+    return -EUCLEAN;
+  }
+  r = survey (&rec);
+  if (r == 0)
+    r = replay (&rec);
+  if (r == 0)
+    r = settle (&rec);
+  if (r == 0) {
+    result->sequence = rec.tail;
+    result->epoch = rec.written_back;
+    for (uint32_t i = 0; i < rec.count; i++) {
+      const struct finding *f = &rec.findings[i];
+
+      result->sequence = MAX (result->sequence, f->sequence_max);
+      result->epoch = MAX (result->epoch, MAX (f->epoch_seen, f->epoch_max));
+    }
+    result->epoch = MAX (result->epoch, rec.durable_through) + 1;
+  }
+  free (rec.findings);
+  if (r == -ENOMEM)
+    report (REPORT_ERROR, "out of memory while replaying the cache");
+  else if (r < 0 && r != -EUCLEAN)
+    report (REPORT_ERROR, "cache device: %s while opening the cache",
+            strerror (-r));
+  return r;
+}

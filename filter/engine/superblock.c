@@ -1,0 +1,393 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+#include <config.h>
+
+#include <assert.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+
+#include "base/arith.h"
+#include "base/cleanup.h"
+#include "base/report.h"
+#include "engine/cache.h"
+#include "engine/superblock.h"
+
+/* The feature bits this version knows. */
+#define KNOWN_RO_COMPAT UINT64_C (0)
+#define KNOWN_INCOMPAT UINT64_C (0)
+
+static struct {
+  uint64_t bit;
+  const char *name;
+} feature_names[] = {
+  /* none yet: later versions give theirs a name here */
+};
+
+uint64_t
+geometry_min_device_size (uint64_t segment_size)
+{
+  struct geometry g;
+  uint64_t size = SEGMENT_TABLE_AT + CACHE_MIN_SEGMENTS * segment_size;
+
+  while (geometry_make (&g, size, segment_size) < 0)
+    size += SEGMENT_TABLE_ALIGN;
+  return size;
+}
+
+static void
+geometry_place (struct geometry *g)
+{
+  const uint64_t table_bytes =
+    round_up ((uint64_t) g->segment_capacity * MEDIA_SLOT,
+              SEGMENT_TABLE_ALIGN);
+
+  g->segment_table_at[0] = SEGMENT_TABLE_AT;
+  g->segment_table_at[1] = SEGMENT_TABLE_AT + table_bytes;
+  g->first_segment_at = round_up (g->segment_table_at[1] + table_bytes,
+                                  SEGMENT_ALIGN);
+}
+
+int
+geometry_make (struct geometry *g, uint64_t device_size,
+               uint64_t segment_size)
+{
+  const uint64_t count = device_size / segment_size;
+
+  assert (is_power_of_2 (segment_size));
+  memset (g, 0, sizeof *g);
+  if (count < CACHE_MIN_SEGMENTS)
+    return -ENOSPC;
+  /* Slots for four times as many, so that the device can grow in place. */
+  g->segment_capacity = MIN (count * 4, (uint64_t) UINT32_MAX / 2);
+  geometry_place (g);
+  g->segment_size = segment_size;
+  if (device_size < g->first_segment_at)
+    return -ENOSPC;
+  g->segment_count = MIN ((device_size - g->first_segment_at) / segment_size,
+                          g->segment_capacity);
+  if (g->segment_count < CACHE_MIN_SEGMENTS)
+    return -ENOSPC;
+  g->device_size = g->first_segment_at + g->segment_count * segment_size;
+  return 0;
+}
+
+/* Every number from the superblock that is used as a size, a count or an
+ * offset must be what geometry_place would have made of it (T11). */
+static bool
+geometry_is_sane (const struct geometry *g)
+{
+  struct geometry expected = *g;
+
+  if (g->segment_size < CACHE_MIN_SEGMENT_SIZE
+      || g->segment_size > CACHE_MAX_SEGMENT_SIZE
+      || !is_power_of_2 (g->segment_size)
+      || g->segment_count < CACHE_MIN_SEGMENTS
+      || g->segment_count > g->segment_capacity
+      || g->segment_capacity > UINT32_MAX / 2)
+    return false;
+  geometry_place (&expected);
+  expected.device_size = expected.first_segment_at
+    + (uint64_t) g->segment_count * g->segment_size;
+  return memcmp (&expected, g, sizeof expected) == 0;
+}
+
+static void
+twin_setup (struct superblock *sb)
+{
+  sb->twin = (struct twin) {
+    .at = { SUPERBLOCK_AT (0), SUPERBLOCK_AT (1) },
+    .magic = MAGIC_SUPERBLOCK,
+    .seed = 0,
+    .bytes = sizeof (struct media_superblock),
+    .verdict = { TWIN_BLANK, TWIN_BLANK },
+  };
+  sb->control_twin = (struct twin) {
+    .at = { CONTROL_AT (0), CONTROL_AT (1) },
+    .magic = MAGIC_CONTROL,
+    .seed = sb->instance,
+    .bytes = sizeof (struct media_control),
+    .verdict = { TWIN_BLANK, TWIN_BLANK },
+  };
+}
+
+static bool
+features_are_known (uint64_t bits, uint64_t known, const char *word)
+{
+  for (unsigned bit = 0; bit < 64; bit++) {
+    const char *name = "unknown to this version";
+
+    if (((bits & ~known) & (UINT64_C (1) << bit)) == 0)
+      continue;
+    for (size_t i = 0; i < sizeof feature_names / sizeof *feature_names; i++)
+      if (feature_names[i].bit == UINT64_C (1) << bit)
+        name = feature_names[i].name;
+    report (REPORT_ERROR, "superblock: %s feature bit %u (%s) is set; a newer "
+            "pcache made this cache: use that, or pcache-format=force to "
+            "discard its content", word, bit, name);
+    return false;
+  }
+  return true;
+}
+
+/* Neither copy is valid: find out what is there instead. */
+static enum superblock_verdict
+judge_invalid (struct superblock *sb)
+{
+  if (sb->twin.verdict[0] == TWIN_BLANK && sb->twin.verdict[1] == TWIN_BLANK)
+    return SUPERBLOCK_UNFORMATTED;
+  if (sb->twin.verdict[0] == TWIN_FOREIGN
+      && sb->twin.verdict[1] != TWIN_CORRUPT)
+    report (REPORT_ERROR, "the cache device holds something that is not a "
+            "pcache cache (superblock copy A at 0: %s, copy B at %" PRIu64
+            ": %s); left alone: give another device, or pcache-format=force to "
+            "overwrite it", twin_verdict_name (sb->twin.verdict[0]),
+            SUPERBLOCK_AT (1), twin_verdict_name (sb->twin.verdict[1]));
+  else
+    report (REPORT_ERROR, "both copies of the superblock are damaged "
+            "(copy A at 0: %s, copy B at %" PRIu64 ": %s); left alone, as "
+            "there may be data that is nowhere else: pcache-format=force "
+            "would discard it", twin_verdict_name (sb->twin.verdict[0]),
+            SUPERBLOCK_AT (1), twin_verdict_name (sb->twin.verdict[1]));
+  return SUPERBLOCK_REFUSED;
+}
+
+static enum superblock_verdict
+decode (struct superblock *sb)
+{
+  const struct media_superblock *m = &sb->media;
+  struct geometry *g = &sb->geometry;
+
+  if (le32_get (m->version) != FORMAT_VERSION) {
+    report (REPORT_ERROR, "superblock: format version %" PRIu32 ", this pcache "
+            "reads version %d: use the pcache that made it, or "
+            "pcache-format=force to discard its content",
+            le32_get (m->version), FORMAT_VERSION);
+    return SUPERBLOCK_REFUSED;
+  }
+  if (!features_are_known (le64_get (m->incompat), KNOWN_INCOMPAT,
+                           "incompatible")
+      || !features_are_known (le64_get (m->ro_compat), KNOWN_RO_COMPAT,
+                              "read-only compatible"))
+    return SUPERBLOCK_REFUSED;
+
+  memset (g, 0, sizeof *g);
+  g->device_size = le64_get (m->device_size);
+  g->segment_size = le64_get (m->segment_size);
+  g->segment_count = le32_get (m->segment_count);
+  g->segment_capacity = le32_get (m->segment_capacity);
+  g->segment_table_at[0] = le64_get (m->segment_table_at[0]);
+  g->segment_table_at[1] = le64_get (m->segment_table_at[1]);
+  g->first_segment_at = le64_get (m->first_segment_at);
+  sb->instance = le64_get (m->instance);
+  sb->bound = (le32_get (m->flags) & SUPERBLOCK_BOUND) != 0;
+  sb->backing_size = le64_get (m->backing_size);
+  sb->export_length = le32_get (m->export_length);
+  sb->backing_id_length = le32_get (m->backing_id_length);
+  if (!geometry_is_sane (g)
+      || sb->backing_size > INT64_MAX
+      || sb->export_length > MEDIA_EXPORT_BYTES
+      || sb->backing_id_length > MEDIA_BACKING_ID_BYTES) {
+    report (REPORT_ERROR, "superblock: the checksum is right but the geometry "
+            "makes no sense (segments: %" PRIu32 " of %" PRIu64 " bytes, table "
+            "for %" PRIu32 ", first at %" PRIu64 "); cache not opened",
+            g->segment_count, g->segment_size, g->segment_capacity,
+            g->first_segment_at);
+    return SUPERBLOCK_REFUSED;
+  }
+  memcpy (sb->export_name, m->export_name, sb->export_length);
+  memcpy (sb->backing_id, m->backing_id, sb->backing_id_length);
+  if (g->device_size > sb->pmem->size) {
+    report (REPORT_ERROR, "the cache needs %" PRIu64 " bytes, the device has "
+            "only %" PRIu64 ": it was truncated or is another one; cache "
+            "not opened", g->device_size, sb->pmem->size);
+    return SUPERBLOCK_REFUSED;
+  }
+  return SUPERBLOCK_OK;
+}
+
+enum superblock_verdict
+superblock_read (struct superblock *sb, struct pmem *pmem)
+{
+  enum superblock_verdict verdict;
+  struct media_control control;
+  le64 first;
+
+  memset (sb, 0, sizeof *sb);
+  pthread_mutex_init (&sb->control_lock, NULL);
+  sb->pmem = pmem;
+  twin_setup (sb);
+  if (pmem->size < SUPERBLOCK_AT (1) + MEDIA_AREA)
+    return SUPERBLOCK_UNFORMATTED;      /* too small ever to have been one */
+
+  /* The mark is one aligned 8-byte store, so it cannot be torn. */
+  if (pmem_read (pmem, &first, 0, sizeof first) == 0
+      && le64_get (first) == MAGIC_FORMATTING)
+    return SUPERBLOCK_HALF_FORMATTED;
+
+  if (!twin_read (&sb->twin, pmem, &sb->media))
+    return judge_invalid (sb);
+  verdict = decode (sb);
+  if (verdict != SUPERBLOCK_OK)
+    return verdict;
+
+  sb->control_twin.seed = sb->instance;
+  if (!twin_read (&sb->control_twin, pmem, &control)) {
+    report (REPORT_ERROR, "both copies of the control block are damaged "
+            "(copy A at %" PRIu64 ": %s, copy B at %" PRIu64 ": %s); cache not "
+            "opened, as there may be data that is nowhere else: "
+            "pcache-format=force would discard it",
+            CONTROL_AT (0), twin_verdict_name (sb->control_twin.verdict[0]),
+            CONTROL_AT (1), twin_verdict_name (sb->control_twin.verdict[1]));
+    return SUPERBLOCK_REFUSED;
+  }
+  sb->control.tail_sequence = le64_get (control.tail_sequence);
+  sb->control.written_back = le64_get (control.written_back);
+  sb->control.gc_percent = le32_get (control.gc_percent);
+  return SUPERBLOCK_OK;
+}
+
+/* control_lock is held, or nobody else knows the superblock yet. */
+static int
+write_control (struct superblock *sb, const struct control *control)
+{
+  struct media_control media = {
+    .tail_sequence = le64_of (control->tail_sequence),
+    .written_back = le64_of (control->written_back),
+    .gc_percent = le32_of (control->gc_percent),
+  };
+  int r;
+
+  r = twin_update (&sb->control_twin, sb->pmem, &media);
+  if (r == 0)
+    sb->control = *control;
+  return r;
+}
+
+static void
+encode (struct superblock *sb, const uint8_t uuid[16])
+{
+  const struct geometry *g = &sb->geometry;
+  struct media_superblock *m = &sb->media;
+
+  memset (m, 0, sizeof *m);
+  m->version = le32_of (FORMAT_VERSION);
+  memcpy (m->uuid, uuid, sizeof m->uuid);
+  m->instance = le64_of (sb->instance);
+  m->device_size = le64_of (g->device_size);
+  m->segment_size = le64_of (g->segment_size);
+  m->segment_count = le32_of (g->segment_count);
+  m->segment_capacity = le32_of (g->segment_capacity);
+  m->segment_table_at[0] = le64_of (g->segment_table_at[0]);
+  m->segment_table_at[1] = le64_of (g->segment_table_at[1]);
+  m->first_segment_at = le64_of (g->first_segment_at);
+}
+
+int
+superblock_format (struct superblock *sb, struct pmem *pmem,
+                   const struct geometry *geometry, const uint8_t uuid[16],
+                   uint64_t instance,
+                   int (*format_segments) (struct superblock *))
+{
+  static const struct control fresh = { .gc_percent = GC_PERCENT_UNSET };
+  const le64 mark = le64_of (MAGIC_FORMATTING);
+  int r;
+
+  memset (sb, 0, sizeof *sb);
+  pthread_mutex_init (&sb->control_lock, NULL);
+  sb->pmem = pmem;
+  sb->geometry = *geometry;
+  sb->instance = instance;
+  twin_setup (sb);
+  encode (sb, uuid);
+
+  /* One aligned word.  Crash before: what was there is still there.  After:
+   * half formatted, whatever the rest of the device says. */
+  if ((r = pmem_copy (pmem, 0, &mark, sizeof mark)) < 0
+      || (r = pmem_fence (pmem)) < 0 || (r = pmem_sync (pmem)) < 0)
+    return r;
+  if ((r = format_segments (sb)) < 0
+      || (r = write_control (sb, &fresh)) < 0)
+    return r;
+
+  /* Copy B first: the mark in copy A's place holds until all else is
+   * durable.  A torn copy A starts with the mark (half formatted) or with the
+   * magic number (then B is the valid one). */
+  sb->twin.verdict[0] = TWIN_OK;
+  sb->twin.copy_sequence[0] = 0;
+  return twin_update (&sb->twin, pmem, &sb->media);
+}
+
+int
+superblock_bind (struct superblock *sb, uint64_t backing_size,
+                 const char *export, const char *backing_id)
+{
+  const size_t export_length = strlen (export);
+  const size_t id_length = backing_id ? strlen (backing_id) : 0;
+  struct media_superblock media = sb->media;
+  int r;
+
+  assert (!sb->bound && backing_size <= INT64_MAX);
+  if (export_length > MEDIA_EXPORT_BYTES || id_length > MEDIA_BACKING_ID_BYTES)
+    return -ENAMETOOLONG;
+  media.flags = le32_of (SUPERBLOCK_BOUND);
+  media.backing_size = le64_of (backing_size);
+  media.export_length = le32_of (export_length);
+  memcpy (media.export_name, export, export_length);
+  media.backing_id_length = le32_of (id_length);
+  if (id_length > 0)
+    memcpy (media.backing_id, backing_id, id_length);
+  r = twin_update (&sb->twin, sb->pmem, &media);
+  if (r < 0)
+    return r;
+  sb->media = media;
+  sb->bound = true;
+  sb->backing_size = backing_size;
+  sb->export_length = export_length;
+  memcpy (sb->export_name, export, export_length);
+  sb->backing_id_length = id_length;
+  if (id_length > 0)
+    memcpy (sb->backing_id, backing_id, id_length);
+  return 0;
+}
+
+void
+superblock_destroy (struct superblock *sb)
+{
+  pthread_mutex_destroy (&sb->control_lock);
+}
+
+int
+control_advance (struct superblock *sb, uint64_t tail_sequence,
+                 uint64_t written_back)
+{
+  HOLD_LOCK (&sb->control_lock);
+  struct control next = sb->control;
+
+  next.tail_sequence = MAX (next.tail_sequence, tail_sequence);
+  next.written_back = MAX (next.written_back, written_back);
+  if (next.tail_sequence == sb->control.tail_sequence
+      && next.written_back == sb->control.written_back)
+    return 0;
+  return write_control (sb, &next);
+}
+
+int
+control_set_gc_percent (struct superblock *sb, uint32_t gc_percent)
+{
+  HOLD_LOCK (&sb->control_lock);
+  struct control next = sb->control;
+
+  if (next.gc_percent == gc_percent)
+    return 0;
+  next.gc_percent = gc_percent;
+  return write_control (sb, &next);
+}
+
+struct control
+control_get (struct superblock *sb)
+{
+  HOLD_LOCK (&sb->control_lock);
+
+  return sb->control;
+}

@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+/* superblock: whose cache this is, how it is laid out, and the control
+ * block.
+ *
+ * Both are doubled (twin.h).  The superblock changes only when the cache is
+ * bound to its backing store; the control block with every step of write-back
+ * and every eviction. */
+
+#ifndef PCACHE_SUPERBLOCK_H
+#define PCACHE_SUPERBLOCK_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "engine/format.h"
+#include "engine/twin.h"
+#include "pmem/pmem.h"
+
+struct geometry {
+  uint64_t device_size;
+  uint64_t segment_size;
+  uint32_t segment_count;
+  uint32_t segment_capacity;
+  uint64_t segment_table_at[2];
+  uint64_t first_segment_at;
+};
+
+/* The settings and marks of the control block. */
+struct control {
+  uint64_t tail_sequence;
+  uint64_t written_back;
+  uint32_t gc_percent;
+};
+
+struct superblock {
+  struct pmem *pmem;
+  struct geometry geometry;
+  uint64_t instance;
+
+  bool bound;                   /* the next two are set */
+  uint64_t backing_size;
+  uint8_t export_name[MEDIA_EXPORT_BYTES];
+  uint32_t export_length;
+  uint8_t backing_id[MEDIA_BACKING_ID_BYTES];
+  uint32_t backing_id_length;
+
+  struct twin twin;             /* private */
+  struct media_superblock media;
+
+  pthread_mutex_t control_lock;
+  struct twin control_twin;     /* control_lock */
+  struct control control;       /* control_lock */
+};
+
+/* The smallest device for CACHE_MIN_SEGMENTS segments. */
+extern uint64_t geometry_min_device_size (uint64_t segment_size);
+
+/* Lay out a device.  -ENOSPC when it is too small. */
+extern int geometry_make (struct geometry *geometry, uint64_t device_size,
+                          uint64_t segment_size);
+
+enum superblock_verdict {
+  SUPERBLOCK_OK,
+  SUPERBLOCK_UNFORMATTED,       /* no superblock: blank where one would be */
+  SUPERBLOCK_HALF_FORMATTED,    /* formatting was interrupted */
+  SUPERBLOCK_REFUSED,           /* anything else; the reason was reported */
+};
+
+/* Read and check superblock and control block.  Changes nothing. */
+extern enum superblock_verdict
+superblock_read (struct superblock *superblock, struct pmem *pmem);
+
+/* Make a new cache: FORMATTING mark, control block, segment table (by
+ * the callback, once the mark is durable), superblock.  A crash at any point leaves
+ * the device as it was, or SUPERBLOCK_HALF_FORMATTED, or the new cache. */
+extern int superblock_format (struct superblock *superblock,
+                              struct pmem *pmem,
+                              const struct geometry *geometry,
+                              const uint8_t uuid[16], uint64_t instance,
+                              int (*format_segments) (struct superblock *));
+
+/* Make the cache belong to this backing store, durably. */
+extern int superblock_bind (struct superblock *superblock,
+                            uint64_t backing_size, const char *export,
+                            const char *backing_id);
+
+extern void superblock_destroy (struct superblock *superblock);
+
+/* Marks only move forward: the larger of old and new value is kept. */
+extern int control_advance (struct superblock *superblock,
+                            uint64_t tail_sequence, uint64_t written_back);
+extern int control_set_gc_percent (struct superblock *superblock,
+                                   uint32_t gc_percent);
+extern struct control control_get (struct superblock *superblock);
+
+#endif /* PCACHE_SUPERBLOCK_H */

@@ -1,0 +1,535 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+#include <config.h>
+
+#include <assert.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/cleanup.h"
+#include "base/report.h"
+#include "engine/writeback.h"
+
+#define MAX_JOB_BYTES (UINT64_C (1) << 20)
+
+/* One request's worth: neighbouring data extents, or one extent without
+ * data. */
+struct job {
+  struct extent *extents;
+  uint32_t count;
+};
+
+struct writeback {
+  struct engine *engine;
+  _Atomic bool lost;            /* this step found dirty data unreadable */
+
+  /* The crew: helpers wait for a round of jobs, everybody takes the next
+   * one until there are no more. */
+  pthread_mutex_t lock;
+  pthread_cond_t begin, end;
+  struct job *jobs;             /* lock, constant during a round */
+  _Atomic uint64_t next_job;
+  uint64_t job_count;           /* lock, constant during a round */
+  uint64_t round;               /* lock */
+  unsigned busy;                /* lock */
+  bool quit;                    /* lock */
+  int error;                    /* lock; first of this round */
+  pthread_t *helper;
+  unsigned helpers;
+  uint8_t *buffer;              /* the caller's */
+};
+
+/* --- one job ---------------------------------------------------------- */
+
+static int
+write_zeros (struct backend *backend, uint8_t *buf, struct range range)
+{
+  memset (buf, 0, MIN (range.length, MAX_JOB_BYTES));
+  while (range.length > 0) {
+    const uint64_t length = MIN (range.length, MAX_JOB_BYTES);
+    int r = backend_pwrite (backend, buf, length, range.start);
+
+    if (r < 0)
+      return r;
+    range.start += length;
+    range.length -= length;
+  }
+  return 0;
+}
+
+/* The plugin's error numbers do not reach us reliably, so any failure to zero
+ * or trim means: do it by writing.  If that fails too, it is an
+ * error. */
+static int
+zero_range (struct writeback *wb, uint8_t *buf, struct range range,
+            bool may_trim)
+{
+  struct backend *backend = wb->engine->backend;
+
+  while (range.length > 0) {
+    const struct range part = {
+      range.start, MIN (range.length, backend->max_zero),
+    };
+    int r = -ENOTSUP;
+
+    if (backend->can_zero)
+      r = backend_zero (backend, part.length, part.start, may_trim);
+    else if (may_trim && backend->can_trim)
+      r = backend_trim (backend, part.length, part.start);
+    if (r < 0)
+      r = write_zeros (backend, buf, part);
+    if (r < 0)
+      return r;
+    stats_add (wb->engine->stats, STAT_writeback_requests, 1);
+    range.start += part.length;
+    range.length -= part.length;
+  }
+  return 0;
+}
+
+/* EXTENT's data is dirty and cannot be read.  It must never be taken for
+ * clean: put a record in its place that says so, wherever it is still
+ * the newest. */
+static int
+lose (struct writeback *wb, const struct extent *extent)
+{
+  struct engine *engine = wb->engine;
+  struct range rest = extent->range;
+  int r = 0;
+
+  while (rest.length > 0 && r == 0) {
+    struct index_cursor cursor;
+    struct piece piece;
+    struct reservation res;
+
+    r = log_reserve (engine->log, LOG_WRITE, 0, 1, &res);
+    if (r < 0)
+      break;
+    index_lock (engine->index, extent->range);
+    index_walk_locked (&cursor, engine->index, rest, false);
+    rest.length = 0;
+    while (index_next_piece (&cursor, &piece)) {
+      struct record record = {
+        .range = piece.range, .kind = RECORD_LOST, .clean = true,
+      };
+
+      if (piece.is_hole || piece.extent.kind != EXTENT_DATA
+          || piece.extent.record_at != extent->record_at)
+        continue;
+      r = records_publish_locked (engine, &res, piece.range, &record, 1);
+      rest.start = range_end (piece.range);
+      rest.length = range_end (extent->range) - rest.start;
+      stats_add (engine->stats, STAT_lost_bytes, piece.range.length);
+      report (REPORT_ERROR, "dirty data at %" PRIu64 "+%" PRIu64 " cannot be "
+              "read (at %" PRIu64 " of the cache device) and cannot be written "
+              "back; reads give EIO until it is overwritten",
+              piece.range.start, piece.range.length, extent->record_at);
+      break;
+    }
+    index_unlock (engine->index, extent->range);
+    log_release (engine->log, &res);
+  }
+  atomic_store (&wb->lost, true);
+  return r;
+}
+
+static int
+write_run (struct writeback *wb, const uint8_t *buf, struct range range)
+{
+  struct backend *backend = wb->engine->backend;
+  int r;
+
+  if (range.length == 0)
+    return 0;
+  r = backend_pwrite (backend, buf, range.length, range.start);
+  if (r == 0)
+    stats_add (wb->engine->stats, STAT_writeback_requests, 1);
+  return r;
+}
+
+static int
+do_job (struct writeback *wb, const struct job *job, uint8_t *buf)
+{
+  struct range run = { job->extents[0].range.start, 0 };
+  int r;
+
+  switch (job->extents[0].kind) {
+  case EXTENT_ZERO:
+    return zero_range (wb, buf, job->extents[0].range, false);
+  case EXTENT_TRIM:
+    return zero_range (wb, buf, job->extents[0].range, true);
+  case EXTENT_LOST:
+    return 0;
+  case EXTENT_DATA:
+    break;
+  }
+
+  for (uint32_t i = 0; i < job->count; i++) {
+    const struct extent *extent = &job->extents[i];
+
+    assert (extent->range.start == range_end (run));
+    r = extent_read (wb->engine, extent, buf + run.length);
+    if (r == 0) {
+      run.length += extent->range.length;
+      continue;
+    }
+    r = lose (wb, extent);
+    if (r < 0)
+      return r;
+    r = write_run (wb, buf, run);
+    if (r < 0)
+      return r;
+    run = (struct range) { range_end (extent->range), 0 };
+  }
+  return write_run (wb, buf, run);
+}
+
+/* --- the crew --------------------------------------------------------- */
+
+static void
+do_jobs (struct writeback *wb, uint8_t *buf)
+{
+  uint64_t i;
+
+  while ((i = atomic_fetch_add (&wb->next_job, 1)) < wb->job_count) {
+    int r = do_job (wb, &wb->jobs[i], buf);
+
+    if (r < 0) {
+      HOLD_LOCK (&wb->lock);
+      if (wb->error == 0)
+        wb->error = r;
+      /* The rest will be written again anyway. */
+      atomic_store (&wb->next_job, wb->job_count);
+    }
+  }
+}
+
+static void *
+helper_thread (void *opaque)
+{
+  struct writeback *wb = opaque;
+  CLEANUP_FREE uint8_t *buf = malloc (MAX_JOB_BYTES);
+  uint64_t seen = 0;
+
+  mutex_lock (&wb->lock);
+  while (!wb->quit) {
+    if (wb->round == seen) {
+      pthread_cond_wait (&wb->begin, &wb->lock);
+      continue;
+    }
+    seen = wb->round;
+    if (buf == NULL)
+      continue;                 /* the others do it */
+    wb->busy++;
+    mutex_unlock (&wb->lock);
+    do_jobs (wb, buf);
+    mutex_lock (&wb->lock);
+    if (--wb->busy == 0)
+      pthread_cond_broadcast (&wb->end);
+  }
+  mutex_unlock (&wb->lock);
+  return NULL;
+}
+
+static int
+run_jobs (struct writeback *wb, struct job *jobs, uint64_t count)
+{
+  int r;
+
+  mutex_lock (&wb->lock);
+  /* One that woke late for the last round. */
+  while (wb->busy > 0)
+    pthread_cond_wait (&wb->end, &wb->lock);
+  wb->jobs = jobs;
+  wb->job_count = count;
+  wb->error = 0;
+  atomic_store (&wb->next_job, 0);
+  wb->round++;
+  pthread_cond_broadcast (&wb->begin);
+  mutex_unlock (&wb->lock);
+
+  do_jobs (wb, wb->buffer);
+
+  mutex_lock (&wb->lock);
+  while (wb->busy > 0)
+    pthread_cond_wait (&wb->end, &wb->lock);
+  /* A helper that wakes late must find nothing to do. */
+  wb->job_count = 0;
+  r = wb->error;
+  mutex_unlock (&wb->lock);
+  return r;
+}
+
+int
+writeback_new (struct engine *engine, unsigned helpers,
+               struct writeback **result)
+{
+  struct writeback *wb = calloc (1, sizeof *wb);
+
+  if (wb == NULL)
+    return -ENOMEM;
+  wb->engine = engine;
+  pthread_mutex_init (&wb->lock, NULL);
+  cond_init (&wb->begin);
+  cond_init (&wb->end);
+  wb->buffer = malloc (MAX_JOB_BYTES);
+  wb->helper = calloc (helpers + 1, sizeof *wb->helper);
+  if (wb->buffer == NULL || wb->helper == NULL) {
+    writeback_free (wb);
+    return -ENOMEM;
+  }
+  for (; wb->helpers < helpers; wb->helpers++) {
+    int r = pthread_create (&wb->helper[wb->helpers], NULL, helper_thread,
+                            wb);
+
+    if (r != 0) {
+      writeback_free (wb);
+      return -r;
+    }
+  }
+  *result = wb;
+  return 0;
+}
+
+void
+writeback_free (struct writeback *wb)
+{
+  if (wb == NULL)
+    return;
+  mutex_lock (&wb->lock);
+  wb->quit = true;
+  pthread_cond_broadcast (&wb->begin);
+  mutex_unlock (&wb->lock);
+  for (unsigned i = 0; i < wb->helpers; i++)
+    pthread_join (wb->helper[i], NULL);
+  free (wb->helper);
+  free (wb->buffer);
+  pthread_cond_destroy (&wb->begin);
+  pthread_cond_destroy (&wb->end);
+  pthread_mutex_destroy (&wb->lock);
+  free (wb);
+}
+
+/* --- one step --------------------------------------------------------- */
+
+struct plan {
+  struct record *records;       /* dirty ones of the step */
+  uint64_t record_count;
+  struct extent *extents;       /* the newest per range, ascending */
+  uint64_t extent_count, extent_room;
+  struct job *jobs;
+  uint64_t job_count;
+};
+
+static void
+plan_free (struct plan *plan)
+{
+  free (plan->records);
+  free (plan->extents);
+  free (plan->jobs);
+}
+
+static int
+compare_sequence (const void *a, const void *b)
+{
+  const struct record *x = a, *y = b;
+
+  return (x->sequence > y->sequence) - (x->sequence < y->sequence);
+}
+
+static int
+collect_records (struct writeback *wb, const struct set_entry *entries,
+                 uint64_t count, struct plan *plan)
+{
+  struct engine *engine = wb->engine;
+  CLEANUP_FREE struct set *set = malloc (sizeof *set);
+  uint64_t room = 0;
+
+  for (uint64_t i = 0; i < count; i++)
+    room += entries[i].records;
+  plan->records = malloc ((room + 1) * sizeof *plan->records);
+  if (plan->records == NULL || set == NULL)
+    return -ENOMEM;
+
+  for (uint64_t i = 0; i < count; i++) {
+    const struct segment segment =
+      segment_snapshot (&engine->segments, entries[i].segment);
+    enum set_verdict verdict;
+
+    verdict = log_read_set (&engine->reader, &segment, entries[i].end,
+                            entries[i].ordinal, set);
+    if (verdict != SET_OK) {
+      stats_add (engine->stats, STAT_media_errors, 1);
+      report (REPORT_ERROR, "segment %" PRIu32 ": record set %" PRIu32 " with "
+              "dirty records is damaged: %s; write-back stops before epoch %"
+              PRIu64, entries[i].segment, entries[i].ordinal,
+              set_verdict_name (verdict), entries[i].epoch);
+      return -EIO;
+    }
+    for (uint32_t j = 0; j < set->count; j++)
+      if (!set->record[j].clean && plan->record_count < room)
+        plan->records[plan->record_count++] = set->record[j];
+  }
+  qsort (plan->records, plan->record_count, sizeof *plan->records,
+         compare_sequence);
+  return 0;
+}
+
+static int
+add_extent (struct plan *plan, const struct extent *extent)
+{
+  if (plan->extent_count == plan->extent_room) {
+    const uint64_t room = plan->extent_room ? plan->extent_room * 2 : 64;
+    struct extent *more = realloc (plan->extents, room * sizeof *more);
+
+    if (more == NULL)
+      return -ENOMEM;
+    plan->extents = more;
+    plan->extent_room = room;
+  }
+  plan->extents[plan->extent_count++] = *extent;
+  return 0;
+}
+
+/* The newest per range, with an index of the step's own. */
+static int
+keep_newest (struct plan *plan)
+{
+  const struct range everything = { 0, INT64_MAX };
+  struct index *index = index_new (1);
+  struct index_cursor cursor;
+  struct piece piece;
+  int r = 0;
+
+  if (index == NULL)
+    return -ENOMEM;
+  index_lock (index, everything);
+  for (uint64_t i = 0; i < plan->record_count && r == 0; i++) {
+    struct extent extent;
+
+    record_to_extent (&plan->records[i], &extent);
+    r = index_reserve_locked (index, extent.range, 1);
+    if (r == 0)
+      index_insert_locked (index, &extent);
+  }
+  index_walk_locked (&cursor, index, everything, false);
+  while (r == 0 && index_next_piece (&cursor, &piece))
+    if (!piece.is_hole)
+      r = add_extent (plan, &piece.extent);
+  index_unlock (index, everything);
+  index_free (index);
+  return r;
+}
+
+static bool
+joins (const struct extent *last, const struct extent *next, uint64_t bytes,
+       uint64_t limit)
+{
+  return last->kind == EXTENT_DATA && next->kind == EXTENT_DATA
+    && range_end (last->range) == next->range.start
+    && bytes + next->range.length <= limit;
+}
+
+static int
+cut_jobs (struct writeback *wb, struct plan *plan)
+{
+  const uint64_t limit = MIN (MAX_JOB_BYTES,
+                              (uint64_t) wb->engine->backend->max_request);
+  uint64_t bytes = 0;
+
+  plan->jobs = malloc ((plan->extent_count + 1) * sizeof *plan->jobs);
+  if (plan->jobs == NULL)
+    return -ENOMEM;
+  for (uint64_t i = 0; i < plan->extent_count; i++) {
+    struct extent *extent = &plan->extents[i];
+
+    if (i > 0 && joins (extent - 1, extent, bytes, limit)) {
+      plan->jobs[plan->job_count - 1].count++;
+      bytes += extent->range.length;
+    }
+    else {
+      plan->jobs[plan->job_count++] = (struct job) { extent, 1 };
+      bytes = extent->range.length;
+    }
+  }
+  return 0;
+}
+
+/* How far this step goes: 0 if there is nothing. */
+static int
+choose_epoch (struct engine *engine, uint64_t limit, uint64_t *through)
+{
+  uint64_t first, since;
+  int r;
+
+  *through = 0;
+  if (!epoch_queue_first (&engine->queue, &first, &since)
+      || first > log_closed_through (engine->log)) {
+    /* What is left is in open sets, or in an epoch that is not
+     * complete: complete it (T24: nothing is written back before it is
+     * durable here). */
+    r = log_flush (engine->log);
+    if (r < 0)
+      return r;
+    if (!epoch_queue_first (&engine->queue, &first, &since))
+      return 0;
+  }
+  if (first > limit || first > log_closed_through (engine->log))
+    return 0;
+  *through = first;
+  if (engine->options.writeback_order == WRITEBACK_BATCH)
+    *through = MAX (first, MIN (limit, log_closed_through (engine->log)));
+  return 0;
+}
+
+int
+writeback_step (struct writeback *wb, uint64_t limit, bool *worked)
+{
+  struct engine *engine = wb->engine;
+  CLEANUP_FREE struct set_entry *entries = NULL;
+  __attribute__ ((cleanup (plan_free))) struct plan plan = { 0 };
+  uint64_t count, through, bytes = 0;
+  int r;
+
+  *worked = false;
+  assert (engine->backend && engine->backend->can_write);
+  r = choose_epoch (engine, limit, &through);
+  if (r < 0 || through == 0)
+    return r;
+  *worked = true;
+  atomic_store (&wb->lost, false);
+  if ((r = epoch_queue_list (&engine->queue, through, &entries, &count)) < 0
+      || (r = collect_records (wb, entries, count, &plan)) < 0
+      || (r = keep_newest (&plan)) < 0
+      || (r = cut_jobs (wb, &plan)) < 0
+      || (r = run_jobs (wb, plan.jobs, plan.job_count)) < 0)
+    return r;
+
+  /* Crash before: the epoch is still dirty here and partly in the backing store,
+   * which is legal there, and is written again. */
+  r = backend_flush (engine->backend);
+  if (r < 0)
+    return r;                   /* T7 */
+  /* The records that say "lost" must be durable before what they replace
+   * counts as clean. */
+  if (atomic_load (&wb->lost)) {
+    r = log_flush (engine->log);
+    if (r < 0)
+      return r;
+  }
+  /* After: it is clean, and may be evicted. */
+  r = control_advance (&engine->superblock, 0, through);
+  if (r < 0)
+    return r;
+  epoch_queue_drop (&engine->queue, through);
+
+  for (uint64_t i = 0; i < plan.extent_count; i++)
+    bytes += plan.extents[i].range.length;
+  stats_add (engine->stats, STAT_writeback_bytes, bytes);
+  stats_add (engine->stats, STAT_writeback_records, plan.record_count);
+  stats_add (engine->stats, STAT_writeback_epochs, 1);
+  return 0;
+}
