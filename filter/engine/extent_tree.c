@@ -14,13 +14,11 @@
  * Memory per extent is what the leaves' fill makes of 32 bytes:
  *
  *   - A full leaf first tries to shift entries to a neighbour under the same
- *     parent and splits in halves only when both are nearly full; random
- *     inserts then fill leaves to about four fifths.
- *   - A leaf that fills by a run of ascending inserts is cut where the run
- *     goes on, so that the run leaves full leaves behind.  Likewise a
- *     descending run at the tree's left end.  (Elsewhere a descending run
- *     crosses into the leaf before it with each cut, as keys are exact, and
- *     there halves are better.)
+ *     parent and splits in halves only when both are nearly full.  Random
+ *     inserts fill leaves to 85 % by that, and ascending or descending ones to
+ *     95 %.  (Cutting a leaf where a run of inserts goes on was tried: it
+ *     gains 3 % for one endless run, and loses 8 % when each chunk of the
+ *     disk is written by a run of its own.)
  *   - Neighbours that fit into three quarters of a node are merged.
  *
  * Nodes of the upper levels are about one hundredth of the memory, so
@@ -58,9 +56,9 @@
  * must take an insert, which may be of two entries. */
 #define SHIFT_MIN 4
 
-/* Inserts in a row that make a run. */
-#define RUN_MIN 4
-#define RUN_MAX 100
+/* How a node is searched. */
+#define LEAF_STEP 8
+#define BRANCH_STEP 16
 
 /* What remains of an extent.  The low bits of a record's place are free,
  * as it is a multiple of 64. */
@@ -82,9 +80,6 @@ struct tree_node {
   struct tree_node *next;       /* leaves: in order; spare nodes: the list */
   struct tree_node *prev;
   uint16_t count;               /* never 0 in a tree */
-  uint16_t last;                /* slot of the last insert */
-  int16_t run;                  /* how many inserts in a row went to the next
-                                 * slot; below 0: to the same slot */
   union {
     alignas (32) struct entry entries[LEAF_MAX];
     struct {
@@ -97,7 +92,7 @@ struct tree_node {
 static_assert (sizeof (struct entry) == 32, "memory per extent");
 static_assert (sizeof (struct tree_node) <= EXTENT_TREE_NODE_SIZE,
                "size of a node");
-static_assert (LEAF_MAX >= 8 && BRANCH_MAX >= 8, "room for halves");
+static_assert (LEAF_MAX > LEAF_STEP && BRANCH_MAX > BRANCH_STEP, "steps");
 
 /* From the root to a leaf; level 0 is the leaf. */
 struct path {
@@ -221,8 +216,6 @@ node_take (struct extent_tree *tree, unsigned level)
   tree->level_nodes[level]++;
   node->next = node->prev = NULL;
   node->count = 0;
-  node->last = 0;
-  node->run = 0;
   return node;
 }
 
@@ -324,14 +317,10 @@ extent_tree_clear (struct extent_tree *tree)
 
 /*-- Search. --*/
 
-/* A node was rarely looked at lately, so the time goes into waiting for
- * memory.  A binary search waits five or six times in a row; this one asks for
- * every so many entries at once, then for all between two of them.  (Measured
- * at a million extents: 0.55 of the time.)  Neither loop has a branch that
- * depends on what it compares. */
-#define LEAF_STEP 8
-#define BRANCH_STEP 16
-
+/* In a large tree the time goes into waiting for memory.  A binary search
+ * would wait five or six times in a row; this asks for every so many entries at
+ * once, then for all between two of them.  (Measured at a million extents: 55 %
+ * of the time of a lookup.)  No branch depends on what is compared. */
 /* The child whose key is the last at or before AT; the first if all keys
  * are beyond. */
 static inline unsigned
@@ -359,9 +348,9 @@ leaf_search (const struct tree_node *leaf, uint64_t at)
     __builtin_prefetch (&leaf->entries[i]);
   for (i = LEAF_STEP; i < leaf->count; i += LEAF_STEP)
     low += leaf->entries[i].start <= at ? LEAF_STEP : 0;
-  for (i = low; i < low + LEAF_STEP; i += 2)
-    __builtin_prefetch (&leaf->entries[i]);
   n = MIN (leaf->count, low + LEAF_STEP);
+  for (i = low; i < n; i += 2)
+    __builtin_prefetch (&leaf->entries[i]);
   for (i = low; i < n; ++i)
     low += leaf->entries[i].start <= at;
   return low;
@@ -487,7 +476,6 @@ leaf_open (struct tree_node *leaf, unsigned slot, const struct entry *entries,
            (leaf->count - slot) * sizeof leaf->entries[0]);
   memcpy (&leaf->entries[slot], entries, n * sizeof leaf->entries[0]);
   leaf->count += n;
-  leaf->last = slot;
 }
 
 static void
@@ -574,20 +562,6 @@ split_leaf (struct extent_tree *tree, struct path *path, unsigned slot,
   struct tree_node *leaf = path->node[0];
   struct tree_node *right = node_take (tree, 0);
   unsigned cut = leaf->count / 2;
-  bool into_right = slot > cut;
-
-  if (leaf->run >= RUN_MIN && slot + n <= LEAF_MAX) {
-    cut = slot;                 /* the run goes on at the end of the leaf */
-    into_right = false;
-  }
-  else if (leaf->run >= RUN_MIN && slot == leaf->count) {
-    cut = slot;                 /* the leaf stays full */
-    into_right = true;
-  }
-  else if (leaf->run <= -RUN_MIN && slot == 0) {
-    cut = 0;
-    into_right = false;
-  }
 
   memcpy (right->entries, &leaf->entries[cut],
           (leaf->count - cut) * sizeof leaf->entries[0]);
@@ -599,11 +573,8 @@ split_leaf (struct extent_tree *tree, struct path *path, unsigned slot,
     right->next->prev = right;
   leaf->next = right;
 
-  if (into_right) {
+  if (slot > cut)
     leaf_open (right, slot - cut, entries, n);
-    right->run = leaf->run;
-    leaf->run = 0;
-  }
   else {
     leaf_open (leaf, slot, entries, n);
     if (slot == 0)
@@ -612,34 +583,20 @@ split_leaf (struct extent_tree *tree, struct path *path, unsigned slot,
   branch_insert (tree, path, 1, right->entries[0].start, right);
 }
 
-static void
-note_run (struct tree_node *leaf, unsigned slot)
-{
-  if (slot == leaf->last + 1u)
-    leaf->run = leaf->run > 0 ? MIN (leaf->run + 1, RUN_MAX) : 1;
-  else if (slot == leaf->last)
-    leaf->run = leaf->run < 0 ? MAX (leaf->run - 1, -RUN_MAX) : -1;
-  else
-    leaf->run = 0;
-}
-
 /* Put N entries, which fit there, in front of the leaf's SLOT. */
 static void
 leaf_insert (struct extent_tree *tree, struct path *path, unsigned slot,
              const struct entry *entries, unsigned n)
 {
   struct tree_node *leaf = path->node[0];
-  bool in_run;
 
-  note_run (leaf, slot);
   if (leaf->count + n <= LEAF_MAX) {
     leaf_open (leaf, slot, entries, n);
     if (slot == 0)
       raise_first_key (tree, path, 0, leaf->entries[0].start);
     return;
   }
-  in_run = leaf->run >= RUN_MIN || (leaf->run <= -RUN_MIN && slot == 0);
-  if (in_run || !try_shift (tree, path, slot, entries, n))
+  if (!try_shift (tree, path, slot, entries, n))
     split_leaf (tree, path, slot, entries, n);
 }
 
@@ -680,7 +637,6 @@ append_node (struct tree_node *left, struct tree_node *right, bool is_leaf)
             right->count * sizeof left->children[0]);
   }
   left->count += right->count;
-  left->run = 0;
   right->count = 0;
 }
 
