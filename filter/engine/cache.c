@@ -137,7 +137,7 @@ writeback_is_due_locked (struct cache *cache, uint64_t *next_ms)
     *next_ms = cache->retry_at_ms;
     return false;
   }
-  if (cache->shutting_down || cache->drain_through > 0 || cache->want_space
+  if (cache->drain_through > 0 || cache->want_space
       || now - since >= delay || space_is_short (engine))
     return true;
   *next_ms = MIN (*next_ms, since + delay);
@@ -192,6 +192,7 @@ writeback_main (void *opaque)
       continue;
     }
     cache->busy = true;
+    cache->want_space = false;  /* who still waits afterwards says so again */
     mutex_unlock (&cache->lock);
 
     r = writeback_step (cache->writeback, UINT64_MAX, &worked);

@@ -122,9 +122,9 @@ extern void cache_map (struct cache *cache, struct range range,
  * fails (data stays dirty); -ESHUTDOWN with no backing store attached. */
 extern int cache_drain (struct cache *cache, uint64_t timeout_ms);
 
-/* From now on writes that wait for space fail rather than wait for a
- * backing store that fails, and write-back does not wait for its
- * delay: the server is going away.  Does not block. */
+/* The server is going away: from now on writes that wait for space fail
+ * rather than wait for a backing store that fails.  Does not block, and does
+ * not start a drain. */
 extern void cache_begin_shutdown (struct cache *cache);
 
 /* End the service threads.  drain: write everything back first, as

@@ -240,19 +240,20 @@ gc_step (struct engine *engine, bool *worked)
 {
   struct segment *segment;
   unsigned sealed;
-  int r;
+  int error, r;
 
   *worked = false;
-  r = log_seal_retired (engine->log, &sealed);
-  if (r < 0)
-    return r;
+  /* One segment that cannot be sealed must not keep the others from being
+   * evicted. */
+  error = log_seal_retired (engine->log, &sealed);
   *worked = sealed > 0;
   if (!gc_wanted (engine))
-    return 0;
+    return error;
   segment = segment_find_evictable
     (&engine->segments, control_get (&engine->superblock).written_back);
   if (segment == NULL)
-    return 0;
-  *worked = true;
-  return evict (engine, segment);
+    return error;
+  r = evict (engine, segment);
+  *worked |= r == 0;
+  return r < 0 ? r : error;
 }

@@ -40,6 +40,7 @@ struct open_segment {
   uint64_t epoch_max;           /* of dirty records */
   uint64_t sequence_min, sequence_max;
   bool retired;
+  bool unsealable;              /* its header is broken */
 
   /* The open set. */
   uint32_t count;
@@ -576,7 +577,8 @@ take_retired (struct log *log, struct head *head, struct open_segment **result)
 
   *result = NULL;
   for (link = &head->segments; (open = *link) != NULL; link = &open->next) {
-    if (!open->retired || atomic_load (&open->in_flight) > 0)
+    if (!open->retired || open->unsealable
+        || atomic_load (&open->in_flight) > 0)
       continue;
     if (open->count > 0) {
       r = close_set_locked (log, head, open);
@@ -602,38 +604,67 @@ put_back (struct head *head, struct open_segment *open)
   *link = open;
 }
 
-int
-log_seal_retired (struct log *log, unsigned *count)
+/* OPEN is in no list. */
+static int
+seal (struct log *log, struct open_segment *open)
 {
-  *count = 0;
-  for (unsigned i = 0; i < log->options.heads; i++) {
-    struct head *head = &log->heads[i];
+  int r;
+
+  /* The header must not say "sealed" before what it vouches for is
+   * durable. */
+  r = pmem_sync (log->options.pmem);
+  if (r < 0)
+    return r;
+  r = segment_seal (log->options.segments, open->segment, open->sets,
+                    open->epoch_max, open->sequence_min, open->sequence_max);
+  if (r < 0) {
+    /* All in it is durable and is written back, but it cannot be evicted.
+     * The others must not wait for it. */
+    report (REPORT_ERROR, "segment %" PRIu32 ": its header cannot be written "
+            "(%s); it is not used any more", open->segment->id,
+            strerror (-r));
+    open->unsealable = true;
+  }
+  return 0;
+}
+
+/* Seal what HEAD has left.  Stops at the first that cannot be. */
+static int
+seal_head (struct log *log, struct head *head, unsigned *count)
+{
+  for (;;) {
     struct open_segment *open;
     int r;
 
-    for (;;) {
-      r = take_retired (log, head, &open);
-      if (r < 0)
-        return r;
-      if (open == NULL)
-        break;
-      /* The header must not say "sealed" before what it vouches for is
-       * durable. */
-      r = pmem_sync (log->options.pmem);
-      if (r == 0)
-        r = segment_seal (log->options.segments, open->segment, open->sets,
-                          open->epoch_max, open->sequence_min,
-                          open->sequence_max);
-      if (r < 0) {
-        put_back (head, open);
-        return r;
-      }
-      atomic_fetch_sub (&log->retired, 1);
+    r = take_retired (log, head, &open);
+    if (r < 0 || open == NULL)
+      return r;
+    r = seal (log, open);
+    if (r < 0 || open->unsealable)
+      put_back (head, open);
+    if (r < 0)
+      return r;
+    atomic_fetch_sub (&log->retired, 1);
+    if (!open->unsealable) {
       free (open);
       ++*count;
     }
   }
-  return 0;
+}
+
+int
+log_seal_retired (struct log *log, unsigned *count)
+{
+  int error = 0;
+
+  *count = 0;
+  for (unsigned i = 0; i < log->options.heads; i++) {
+    int r = seal_head (log, &log->heads[i], count);
+
+    if (r < 0)
+      error = r;
+  }
+  return error;
 }
 
 void

@@ -66,6 +66,9 @@ heal (struct read *read, const struct piece *piece, int error)
 {
   struct engine *engine = read->engine;
   const struct range range = piece->range;
+  const struct range record = {
+    range.start - piece->extent.delta, piece->extent.record_length,
+  };
   int r = 0;
 
   index_lock (engine->index, range);
@@ -74,7 +77,9 @@ heal (struct read *read, const struct piece *piece, int error)
     if (!extent_is_clean (engine, &piece->extent))
       r = -EIO;
     else if (note_hole_locked (read, range) == range.length) {
-      index_remove_locked (engine->index, range, &piece->extent);
+      /* All that is left of the record, as none of it can be used; which
+       * also never splits an extent, so it needs no memory. */
+      index_remove_locked (engine->index, record, &piece->extent);
       r = 1;
     }
     /* Else no fill was left: read what was noted, then come back. */

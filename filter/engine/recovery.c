@@ -94,12 +94,33 @@ note_damage (struct recovery *rec, struct finding *f,
           f->segment->id, walk->ordinal, at, what);
 }
 
+/* Behind damage: the next set that is whole. */
+static bool
+next_or_later (struct log_walk *walk, struct set *set)
+{
+  return log_walk_next (walk, set) == SET_OK
+    || log_walk_find_later (walk, set);
+}
+
+/* SET is the first whole one since EXPECTED: what is missing in between is not
+ * newer. */
+static void
+note_gap (struct finding *f, uint32_t expected, const struct set *set)
+{
+  if (set->ordinal == expected)
+    return;
+  f->hidden_epoch = MAX (f->hidden_epoch, set->epoch);
+  f->hidden_sequence = MAX (f->hidden_sequence, set->record[0].sequence - 1);
+}
+
 static void
 survey_sealed (struct recovery *rec, struct finding *f, struct set *set)
 {
   const struct segment *segment = f->segment;
   struct log_walk walk;
   enum set_verdict verdict;
+  bool contradiction;
+  uint32_t expected;
 
   log_walk_start (&walk, &rec->engine->reader, segment);
   while ((verdict = log_walk_next (&walk, set)) == SET_OK) {
@@ -114,13 +135,19 @@ survey_sealed (struct recovery *rec, struct finding *f, struct set *set)
     note_damage (rec, f, &walk, "the segment's header contradicts its sets");
   if (!f->damaged)
     return;
-  while (log_walk_find_later (&walk, set))
+  contradiction = walk.ordinal == segment->sets;
+  for (expected = walk.ordinal; next_or_later (&walk, set);
+       expected = walk.ordinal) {
+    note_gap (f, expected, set);
     note_set (f, set);
+  }
+  f->epoch_max = MAX (segment->epoch_max, f->epoch_max);
+  f->sequence_max = MAX (segment->sequence_max, f->sequence_max);
+  if (contradiction || walk.ordinal < segment->sets) {
+    f->hidden_epoch = f->epoch_max;
+    f->hidden_sequence = f->sequence_max;
+  }
   f->sets = segment->sets;
-  f->hidden_epoch = MAX (segment->epoch_max, f->epoch_max);
-  f->hidden_sequence = MAX (segment->sequence_max, f->sequence_max);
-  f->epoch_max = f->hidden_epoch;
-  f->sequence_max = f->hidden_sequence;
 }
 
 /* Of an epoch that nobody declared durable: is the data there? */
@@ -153,15 +180,11 @@ judge_end (struct recovery *rec, struct finding *f, struct log_walk *walk,
   bool missing_durable = verdict == SET_UNREADABLE
     || verdict == SET_CORRUPT; /* no crash leaves these (T8) */
   struct finding behind = *f;
-  bool later = false;
-  uint64_t epoch = 0, sequence = 0;
+  uint32_t expected;
 
-  while (log_walk_find_later (walk, set)) {
-    if (!later) {
-      epoch = set->epoch;
-      sequence = set->record[0].sequence - 1;
-      later = true;
-    }
+  for (expected = walk->ordinal; next_or_later (walk, set);
+       expected = walk->ordinal) {
+    note_gap (&behind, expected, set);
     if (set->durable_sets > at_gap.ordinal
         || set->epoch <= rec->durable_through)
       missing_durable = true;
@@ -172,14 +195,15 @@ judge_end (struct recovery *rec, struct finding *f, struct log_walk *walk,
 
   note_damage (rec, f, &at_gap, set_verdict_name (verdict));
   behind.damaged = true;
-  /* The hidden ones lie before the next valid one; without one, they
-   * may be anything. */
-  behind.hidden_epoch = later ? epoch : UINT64_MAX;
-  behind.hidden_sequence = later ? sequence : UINT64_MAX;
+  /* What nothing whole comes after may be anything. */
+  verdict = log_walk_next (walk, set);
+  if (walk->ordinal == at_gap.ordinal || verdict == SET_UNREADABLE
+      || verdict == SET_CORRUPT) {
+    behind.hidden_epoch = behind.hidden_sequence = UINT64_MAX;
+    behind.sets = walk->ordinal + 1;
+    behind.epoch_max = MAX (behind.epoch_max, rec->written_back + 1);
+  }
   *f = behind;
-  f->sets = MAX (f->sets, at_gap.ordinal + 1);
-  f->epoch_max = MAX (f->epoch_max,
-                      later ? epoch : rec->written_back + 1);
 }
 
 static void
@@ -214,8 +238,7 @@ survey_declarations (struct recovery *rec, const struct segment *segment,
   struct log_walk walk;
 
   log_walk_start (&walk, &rec->engine->reader, segment);
-  while (log_walk_next (&walk, set) == SET_OK
-         || log_walk_find_later (&walk, set))
+  while (next_or_later (&walk, set))
     rec->durable_through = MAX (rec->durable_through, set->durable_through);
 }
 
@@ -578,6 +601,29 @@ settle (struct recovery *rec)
   return 0;
 }
 
+/* Where the numbers of sequences and epochs go on.  They must not reach what
+ * log_reader takes for nonsense, or what is written now could not be read
+ * again. */
+static int
+find_numbers (struct recovery *rec, struct recovery_result *result)
+{
+  result->sequence = rec->tail;
+  result->epoch = MAX (rec->written_back, rec->durable_through);
+  for (uint32_t i = 0; i < rec->count; i++) {
+    const struct finding *f = &rec->findings[i];
+
+    result->sequence = MAX (result->sequence, f->sequence_max);
+    result->epoch = MAX (result->epoch, MAX (f->epoch_seen, f->epoch_max));
+  }
+  result->epoch++;
+  if (result->sequence < UINT64_MAX / 4 && result->epoch < UINT64_MAX / 4)
+    return 0;
+  report (REPORT_ERROR, "the last sequence number (%" PRIu64 ") or epoch (%"
+          PRIu64 ") makes no sense, although the checksums are right; cache "
+          "not opened", result->sequence, result->epoch);
+  return -EUCLEAN;
+}
+
 int
 engine_recover (struct engine *engine, struct recovery_result *result)
 {
@@ -598,20 +644,11 @@ engine_recover (struct engine *engine, struct recovery_result *result)
   }
   r = survey (&rec);
   if (r == 0)
+    r = find_numbers (&rec, result);
+  if (r == 0)
     r = replay (&rec);
   if (r == 0)
     r = settle (&rec);
-  if (r == 0) {
-    result->sequence = rec.tail;
-    result->epoch = rec.written_back;
-    for (uint32_t i = 0; i < rec.count; i++) {
-      const struct finding *f = &rec.findings[i];
-
-      result->sequence = MAX (result->sequence, f->sequence_max);
-      result->epoch = MAX (result->epoch, MAX (f->epoch_seen, f->epoch_max));
-    }
-    result->epoch = MAX (result->epoch, rec.durable_through) + 1;
-  }
   free (rec.findings);
   if (r == -ENOMEM)
     report (REPORT_ERROR, "out of memory while replaying the cache");

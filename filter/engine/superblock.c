@@ -315,7 +315,10 @@ superblock_format (struct superblock *sb, struct pmem *pmem,
    * magic number (then B is the valid one). */
   sb->twin.verdict[0] = TWIN_OK;
   sb->twin.copy_sequence[0] = 0;
-  return twin_update (&sb->twin, pmem, &sb->media);
+  r = twin_update (&sb->twin, pmem, &sb->media);
+  /* If only B could be written, the mark is still in A's place: the next
+   * open would format again, over whatever was written until then. */
+  return r == 0 && sb->twin.verdict[0] != TWIN_OK ? -EIO : r;
 }
 
 int

@@ -1,0 +1,345 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+/* One thread looks after what no request does: it closes the shared context
+ * when nobody needs it, and notices that the server is stopping.
+ *
+ * The latter matters while clients are connected: nbdkit then waits for them
+ * before it calls .cleanup, for ever if they are idle, and people lose
+ * patience and kill -9.  So the drain starts at the signal.  The one way to
+ * see it is nbdkit_nanosleep, which fails with ESHUTDOWN and also prints an
+ * error; so it is asked only while there are clients, without sleeping. */
+
+#include <config.h>
+
+#include <errno.h>
+#include <inttypes.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <nbdkit-filter.h>
+
+#include "base/cleanup.h"
+#include "base/report.h"
+#include "base/thread.h"
+#include "config.h"
+#include "engine/cache.h"
+#include "engine/stats.h"
+#include "gate.h"
+#include "lifecycle.h"
+#include "pmem/device.h"
+#include "session.h"
+
+#define TICK_MS 100             /* between looks at clients and contexts */
+#define PROGRESS_MS 5000        /* between reports of a drain's progress */
+#define DRAIN_TRIES 3           /* when the backing store fails */
+#define RETRY_MS 1000
+
+static struct cache *cache;
+static FILE *stats_file;
+static bool running;            /* set in after_fork, then constant */
+
+static pthread_t housekeeper;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t news;
+static bool woken;              /* lock */
+static bool cleaning_up;        /* lock; the housekeeper is to end */
+static uint64_t stop_deadline_ms;       /* lock; 0: not stopping */
+
+struct cache *
+the_cache (void)
+{
+  return cache;
+}
+
+bool
+lifecycle_is_running (void)
+{
+  return running;
+}
+
+uint64_t
+lifecycle_dirty_bytes (void)
+{
+  struct cache_status status;
+
+  cache_get_status (cache, &status);
+  return status.dirty_bytes;
+}
+
+bool
+lifecycle_writeback_fails (void)
+{
+  struct cache_status status;
+
+  cache_get_status (cache, &status);
+  return status.writeback_error != 0;
+}
+
+/* Draining. ------------------------------------------------------------- */
+
+uint64_t
+lifecycle_drain_deadline (void)
+{
+  HOLD_LOCK (&lock);
+  return stop_deadline_ms ?: now_ms () + config.drain_timeout_ms;
+}
+
+static void
+pause_ms (uint64_t ms)
+{
+  struct timespec ts = { ms / 1000, ms % 1000 * 1000000 };
+
+  nanosleep (&ts, NULL);
+}
+
+int
+lifecycle_drain (uint64_t until_ms)
+{
+  unsigned failures = 0;
+
+  for (;;) {
+    uint64_t now = now_ms ();
+    uint64_t left_ms = until_ms > now ? until_ms - now : 0;
+    int r = cache_drain (cache, MIN (left_ms, (uint64_t) PROGRESS_MS));
+
+    now = now_ms ();
+    if (r == -ETIMEDOUT && now < until_ms)
+      report (REPORT_WARNING, "writing back: %" PRIu64 " bytes to go, "
+              "%" PRIu64 " s left to do it", lifecycle_dirty_bytes (),
+              (until_ms - now) / 1000);
+    else if (r < 0 && r != -ETIMEDOUT && r != -ESHUTDOWN &&
+             ++failures < DRAIN_TRIES && now + RETRY_MS < until_ms)
+      pause_ms (RETRY_MS);
+    else
+      return r;
+  }
+}
+
+/* The server is stopping: from now on time is limited.  To keep what is
+ * dirty, write-back goes on at its own pace until it is stopped. */
+static void
+begin_stopping (void)
+{
+  mutex_lock (&lock);
+  if (stop_deadline_ms == 0)
+    stop_deadline_ms = now_ms () + config.drain_timeout_ms;
+  mutex_unlock (&lock);
+  cache_begin_shutdown (cache);
+}
+
+/* The housekeeper. ------------------------------------------------------- */
+
+void
+lifecycle_wake (void)
+{
+  HOLD_LOCK (&lock);
+  woken = true;
+  pthread_cond_signal (&news);
+}
+
+static bool
+server_is_stopping (void)
+{
+  return nbdkit_nanosleep (0, 0) == -1 && errno == ESHUTDOWN;
+}
+
+/* False when it is time to end. */
+static bool
+wait_for_news (enum session_interest interest)
+{
+  HOLD_LOCK (&lock);
+  if (interest == SESSIONS_NONE)
+    while (!woken && !cleaning_up)
+      pthread_cond_wait (&news, &lock);
+  else if (!cleaning_up)
+    cond_wait_until (&news, &lock, now_ms () + TICK_MS);
+  woken = false;
+  return !cleaning_up;
+}
+
+static void *
+keep_house (void *unused)
+{
+  enum session_interest interest;
+
+  do {
+    interest = sessions_tidy ();
+    if (interest == SESSIONS_ACTIVE && server_is_stopping ()) {
+      begin_stopping ();
+      if (config.drain_on_exit && sessions_can_drain ()) {
+        nbdkit_debug ("pcache: the server is stopping but clients are still "
+                      "connected: writing back %" PRIu64 " bytes",
+                      lifecycle_dirty_bytes ());
+        lifecycle_drain (lifecycle_drain_deadline ());
+      }
+      break;
+    }
+  } while (wait_for_news (interest));
+  return NULL;
+}
+
+/* Signals are for nbdkit's own threads. */
+static int
+start_housekeeper (void)
+{
+  sigset_t asynchronous, before;
+  int r;
+
+  /* Not those that a thread gets for what it does itself: SIGBUS is how the
+   * cache device reports a media error. */
+  sigfillset (&asynchronous);
+  sigdelset (&asynchronous, SIGBUS);
+  sigdelset (&asynchronous, SIGSEGV);
+  sigdelset (&asynchronous, SIGFPE);
+  sigdelset (&asynchronous, SIGILL);
+  pthread_sigmask (SIG_SETMASK, &asynchronous, &before);
+  r = pthread_create (&housekeeper, NULL, keep_house, NULL);
+  pthread_sigmask (SIG_SETMASK, &before, NULL);
+  return -r;
+}
+
+/* Life. ------------------------------------------------------------------ */
+
+int
+lifecycle_get_ready (int thread_model)
+{
+  struct device_options options = {
+    .path = config.pmem, .create_size = config.pmem_size,
+  };
+  struct pmem *pmem;
+
+  gate_set_closed (thread_model != NBDKIT_THREAD_MODEL_PARALLEL);
+  cond_init (&news);
+
+  if (config.statsfile) {
+    stats_file = fopen (config.statsfile, "we");
+    if (stats_file == NULL) {
+      report (REPORT_ERROR, "pcache-statsfile: cannot write %s: %m",
+              config.statsfile);
+      return -1;
+    }
+  }
+
+  if (sessions_init () == -1 || device_open (&options, &pmem) < 0)
+    return -1;
+  if (cache_open (&config.cache, pmem, &cache) < 0) {
+    pmem_close (pmem);
+    cache = NULL;
+    return -1;
+  }
+  return 0;
+}
+
+void
+lifecycle_after_fork (void)
+{
+  int r = cache_start (cache);
+
+  if (r == 0) {
+    r = start_housekeeper ();
+    if (r < 0)
+      cache_stop (cache, false, 0);
+  }
+  if (r < 0)
+    report (REPORT_ERROR, "cannot start threads: %s; all connections will be "
+            "refused", strerror (-r));
+  running = r == 0;
+}
+
+/* Say what is not in the backing store, and why.  DRAINED: what became of
+ * the drain; TRIED: was there one? */
+static void
+report_what_is_left (const struct cache_status *status, bool tried,
+                     int drained)
+{
+  const char *why, *error = "";
+
+  if (status->dirty_bytes == 0)
+    return;
+  if (!config.drain_on_exit)
+    why = "pcache-on-exit=keep";
+  else if (!tried)
+    why = "no connection to the backing store that may write";
+  else if (drained == -ETIMEDOUT)
+    why = "pcache-drain-timeout is over";
+  else if (drained < 0) {
+    why = "the backing store fails: ";
+    error = strerror (status->writeback_error ? -status->writeback_error
+                                              : -drained);
+  }
+  else
+    why = "written during the drain";
+  report (REPORT_WARNING, "%" PRIu64 " bytes were not written back (%s%s); "
+          "they stay safely in %s and will be written back at the next start",
+          status->dirty_bytes, why, error, config.pmem);
+}
+
+static void
+write_statistics (const struct cache_status *status)
+{
+  FILE *fp = stats_file;
+
+  if (fp == NULL)
+    return;
+  for (unsigned i = 0; i < STATS_COUNT; i++)
+    fprintf (fp, "%s: %" PRIu64 "\n", stats_name (i),
+             stats_get (cache_stats (cache), i));
+#define GAUGE(name)                                                     \
+  fprintf (fp, #name ": %" PRId64 "\n", (int64_t) status->name)
+  GAUGE (segment_size);
+  GAUGE (segments_total);
+  GAUGE (segments_free);
+  GAUGE (segments_open);
+  GAUGE (segments_sealed);
+  GAUGE (dirty_bytes);
+  GAUGE (epoch);
+  GAUGE (epoch_written_back);
+  GAUGE (tail_sequence);
+  GAUGE (gc_percent);
+  GAUGE (index_bytes);
+  GAUGE (writeback_error);
+#undef GAUGE
+  if (fclose (fp) == EOF)
+    report (REPORT_ERROR, "pcache-statsfile: cannot write %s: %m",
+            config.statsfile);
+  stats_file = NULL;
+}
+
+void
+lifecycle_cleanup (void)
+{
+  struct cache_status status;
+  bool tried = false;
+  int drained = 0, r;
+
+  if (cache == NULL)
+    return;
+
+  if (running) {
+    mutex_lock (&lock);
+    cleaning_up = true;
+    pthread_cond_signal (&news);
+    mutex_unlock (&lock);
+    pthread_join (housekeeper, NULL);
+
+    begin_stopping ();
+    tried = config.drain_on_exit && sessions_can_drain ();
+    if (tried)
+      drained = lifecycle_drain (lifecycle_drain_deadline ());
+    r = cache_stop (cache, false, 0);
+    if (r < 0)
+      report (REPORT_ERROR, "the cache device %s fails: %s; writes that were "
+              "not flushed may be lost", config.pmem, strerror (-r));
+  }
+
+  cache_get_status (cache, &status);
+  sessions_end ();
+  report_what_is_left (&status, tried, drained);
+  write_statistics (&status);
+  cache_close (cache);
+  cache = NULL;
+  running = false;
+}
