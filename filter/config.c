@@ -10,6 +10,7 @@
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <nbdkit-filter.h>
 
@@ -341,8 +342,10 @@ config_check (void)
     return -1;
   }
 
-  /* Said before a file is created that would then be refused. */
-  if (config.pmem_size != 0 && config.pmem_size < least) {
+  /* Said before a file is created that would then be refused.  One that is
+   * there may have smaller segments. */
+  if (config.pmem_size != 0 && config.pmem_size < least &&
+      access (config.pmem, F_OK) == -1) {
     report (REPORT_ERROR, "pmem-size=%" PRIu64 ": too small; with segments of "
             "%" PRIu64 " bytes the cache device needs at least "
             "%" PRIu64 " bytes", config.pmem_size, segment_size, least);

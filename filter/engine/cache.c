@@ -30,14 +30,14 @@
 
 /* Retry of a failing backing store: from, to.  While somebody waits for a drain
  * the upper bound is lower. */
-#define BACKOFF_MIN_MS 100
-#define BACKOFF_MAX_MS 10000
-#define BACKOFF_DRAIN_MS 500
+#define BACKOFF_MIN_MS UINT64_C (100)
+#define BACKOFF_MAX_MS UINT64_C (10000)
+#define BACKOFF_DRAIN_MS UINT64_C (500)
 /* A drain gives up after this many failures in a row. */
 #define DRAIN_FAILURES 5
 
-#define IDLE_MIN_MS 10
-#define IDLE_MAX_MS 500
+#define IDLE_MIN_MS UINT64_C (10)
+#define IDLE_MAX_MS UINT64_C (500)
 
 struct cache {
   struct engine engine;
@@ -167,7 +167,7 @@ note_attempt_locked (struct cache *cache, int error)
       report (REPORT_ERROR, "write-back failed: %s; the data stays dirty in the "
               "cache, trying again", strerror (-error));
     }
-    cache->retry_at_ms = now + MIN ((uint64_t) BACKOFF_MIN_MS << doublings,
+    cache->retry_at_ms = now + MIN (BACKOFF_MIN_MS << doublings,
                                     limit);
   }
   cache->writeback_error = error;

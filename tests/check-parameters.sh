@@ -1,0 +1,84 @@
+#!/bin/bash
+# SPDX-License-Identifier: BSD-3-Clause
+
+# Each parameter of config.c is in --help and in the man page, with the same
+# values, and these name no other; each item of the statistics file is in the
+# man page.
+
+set -euo pipefail
+export LC_ALL=C
+
+top=${top_srcdir:-$(dirname "$0")/..}
+config=$top/filter/config.c
+pod=$top/docs/nbdkit-pcache-filter.pod
+tmp=$(mktemp -d "${TMPDIR:-/tmp}/XXXXXX")
+trap 'rm -rf "$tmp"' EXIT
+errors=0
+
+# complain WHAT: about each line of the input
+complain ()
+{
+  local line
+
+  while read -r line; do
+    echo "$line: $1"
+    errors=1
+  done
+}
+
+# compare FILE FILE: they have the same lines.
+compare ()
+{
+  complain "in $1, not in $2" < <(comm -23 "$tmp/$1" "$tmp/$2")
+  complain "in $2, not in $1" < <(comm -13 "$tmp/$1" "$tmp/$2")
+}
+
+# name=<VALUE> or name=a|b at the start of a line; VALUE without brackets.
+parameters='^(pmem|pcache)[a-z-]*='
+help_line='s/^((pmem|pcache)[a-z-]*=(<[A-Z]+>|[a-z|]+)).*/\1/p'
+
+sed -nE 's/^  \{ "([a-z-]+)", set_.*/\1/p' "$config" | sort > "$tmp/config.c"
+sed -n '/^const char config_help/,/;$/p' "$config" |
+  sed -E 's/^ *"//' | sed -nE "$help_line" | tr -d '<>' | sort > "$tmp/help"
+sed -n '/^=head1 SYNOPSIS/,/^=head1 DESCRIPTION/p' "$pod" |
+  grep -oE '(pmem|pcache)[a-z-]*=[A-Za-z|]+' | sort > "$tmp/synopsis"
+sed -n '/^=head1 PARAMETERS/,/^=head1 NOTES/p' "$pod" |
+  sed -nE 's/^=item B<([a-z-]+)=.*/\1/p' | sort -u > "$tmp/PARAMETERS"
+
+for file in help synopsis; do
+  sed 's/=.*//' "$tmp/$file" | sort > "$tmp/names in $file"
+  compare config.c "names in $file"
+done
+compare config.c PARAMETERS
+compare help synopsis
+
+# What the module really prints, when there is one.
+if [ -n "${NBDKIT:-}" ] && [ -e "${PCACHE_FILTER:-}" ]; then
+  "$NBDKIT" --filter=pcache null --help | grep -E "$parameters" |
+    sed -nE "$help_line" | tr -d '<>' | sort > "$tmp/help printed"
+  compare "help printed" help
+fi
+
+# Each value of a choice has its place in the text.
+while IFS='=|' read -r -a words; do
+  for value in "${words[@]:1}"; do
+    case $value in [a-z]*) ;; *) continue ;; esac
+    grep -q "^=item B<${words[0]}=$value>" "$pod" ||
+      complain "not described in the man page" <<< "${words[0]}=$value"
+  done
+done < "$tmp/help"
+
+sed -nE 's/^  X \(([a-z_]+),.*/\1/p' "$top/filter/engine/stats.h" \
+  > "$tmp/statistics.unsorted"
+sed -nE 's/^  GAUGE \(([a-z_]+)\);.*/\1/p' "$top/filter/lifecycle.c" \
+  >> "$tmp/statistics.unsorted"
+sort "$tmp/statistics.unsorted" > "$tmp/statistics"
+sed -n '/^=head1 STATISTICS/,/^=head1 ENV/p' "$pod" | grep '^=item' |
+  grep -oE 'C<[a-z_]+>' | sed -E 's/C<(.*)>/\1/' | sort > "$tmp/STATISTICS"
+compare statistics STATISTICS
+
+# An empty list would make all this vain.
+for file in config.c help statistics; do
+  [ -s "$tmp/$file" ] || complain "not found in the source" <<< "$file"
+done
+exit $errors
