@@ -326,6 +326,8 @@ config_set (const char *key, const char *value)
             "nbdkit --filter=pcache null --help lists them", key);
     return CONFIG_BAD;
   }
+  if (strcmp (key, "dir") == 0 || strcmp (key, "directory") == 0)
+    config.plugin_has_exports = true;
   return CONFIG_NOT_OURS;
 }
 

@@ -27,6 +27,8 @@ struct config {
   char *export;                 /* NULL: the plugin's default export */
   bool any_export;              /* every name is this one disk */
   enum context_mode context;
+  bool plugin_has_exports;      /* it was given a directory of them: the file
+                                 * plugin crashes where it finds no name */
   bool drain_on_exit;
   unsigned drain_timeout_ms;
   char *statsfile;              /* absolute path, or NULL */

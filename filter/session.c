@@ -120,7 +120,8 @@ use_shared_locked (void)
 #if NBDKIT_VERSION_MAJOR > 1 || NBDKIT_VERSION_MINOR >= 44
   return true;
 #else
-  return config.any_export || export_locked ()[0] == '\0';
+  return !config.plugin_has_exports
+    && (config.any_export || export_locked ()[0] == '\0');
 #endif
 }
 

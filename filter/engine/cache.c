@@ -483,6 +483,7 @@ close_parts (struct engine *engine)
 {
   log_free (engine->log);
   epoch_queue_destroy (&engine->queue);
+  lost_destroy (&engine->lost);
   segment_table_close (&engine->segments);
   index_free (engine->index);
   stats_free (engine->stats);
@@ -510,6 +511,7 @@ cache_open (const struct cache_options *options, struct pmem *pmem,
   cond_init (&cache->wake);
   cond_init (&cache->progress);
   epoch_queue_init (&cache->engine.queue);
+  lost_init (&cache->engine.lost);
   r = open_parts (cache);
   if (r < 0) {
     close_parts (&cache->engine);

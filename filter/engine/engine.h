@@ -18,6 +18,7 @@
 #include "engine/index.h"
 #include "engine/log.h"
 #include "engine/log_reader.h"
+#include "engine/lost.h"
 #include "engine/segment.h"
 #include "engine/stats.h"
 #include "engine/superblock.h"
@@ -35,6 +36,7 @@ struct engine {
   struct stats *stats;
   struct backend *backend;      /* NULL: none attached */
   _Atomic unsigned gc_percent;
+  struct lost_ranges lost;
 
   /* Wait until a segment may have become free since TICKET was taken.
    * 0: try again.  -errno: give up. */

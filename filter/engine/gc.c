@@ -98,51 +98,90 @@ relocate (struct eviction *ev, const struct piece *piece)
   }
 }
 
-/* What says that a range is lost must stay until it is overwritten. */
-static int
-keep_lost (struct eviction *ev, const struct extent *extent)
+/* The first piece of RANGE that is mapped as lost by a record which the tail,
+ * when it moves to the end of the segment, would make void.  *any: there is one
+ * by whatever record.  The region is locked. */
+static bool
+find_lost_locked (struct eviction *ev, struct range range, bool *any,
+                  struct range *lost)
 {
-  struct engine *engine = ev->engine;
-  int r = 0;
+  struct index_cursor cursor;
+  struct piece piece;
 
-  for (;;) {
-    struct reservation res;
-    struct record record;
-    unsigned count;
-
-    r = log_reserve (engine->log, LOG_WRITE, 0, 1, &res);
-    if (r < 0)
-      return r;
-    index_lock (engine->index, extent->range);
-    count = find_pieces_locked (ev, extent, false);
-    if (count > 0) {
-      record = (struct record) {
-        .range = ev->piece[0].range, .kind = RECORD_LOST, .clean = true,
-      };
-      r = records_publish_locked (engine, &res, record.range, &record, 1);
+  *any = false;
+  index_walk_locked (&cursor, ev->engine->index, range, false);
+  while (index_next_piece (&cursor, &piece)) {
+    if (piece.is_hole || piece.extent.kind != EXTENT_LOST)
+      continue;
+    *any = true;
+    if (piece.extent.sequence <= ev->segment.sequence_max) {
+      *lost = piece.range;
+      return true;
     }
-    index_unlock (engine->index, extent->range);
-    log_release (engine->log, &res);
-    if (r < 0 || count == 0)
-      return r;
   }
+  return false;
 }
 
+/* Say again that a part of RANGE is lost.  *again: there was one to say it
+ * of; *any: some of RANGE is still lost. */
 static int
+renew_lost (struct eviction *ev, struct range range, bool *again, bool *any)
+{
+  struct engine *engine = ev->engine;
+  struct record record = { .kind = RECORD_LOST, .clean = true };
+  struct reservation res;
+  int r;
+
+  r = log_reserve (engine->log, LOG_WRITE, 0, 1, &res);
+  if (r < 0)
+    return r;
+  index_lock (engine->index, range);
+  *again = find_lost_locked (ev, range, any, &record.range);
+  if (*again)
+    r = records_publish_locked (engine, &res, record.range, &record, 1);
+  index_unlock (engine->index, range);
+  log_release (engine->log, &res);
+  return r;
+}
+
+/* What says that a range is lost must stay until it is overwritten: say
+ * it again, with a sequence number that the tail does not reach, wherever the
+ * old record lies (heads take numbers in turns).  Durable when it returns, as
+ * the tail is about to be. */
+static int
+keep_lost (struct eviction *ev)
+{
+  struct engine *engine = ev->engine;
+  struct range range;
+  bool renewed = false;
+  size_t i = 0;
+
+  while (lost_get (&engine->lost, i, &range)) {
+    bool again, any;
+
+    do {
+      int r = renew_lost (ev, range, &again, &any);
+
+      if (r < 0)
+        return r;
+      renewed |= again;
+    } while (again);
+    if (any)
+      i++;
+    else
+      lost_remove (&engine->lost, range);
+  }
+  return renewed ? log_flush (engine->log) : 0;
+}
+
+static void
 evict_record (struct eviction *ev, const struct record *record)
 {
   struct engine *engine = ev->engine;
   struct extent extent;
   unsigned hits = 0, removed;
-  int r;
 
   record_to_extent (record, &extent);
-  if (record->kind == RECORD_LOST) {
-    r = keep_lost (ev, &extent);
-    if (r < 0)
-      return r;
-  }
-
   index_lock (engine->index, record->range);
   if (record->kind == RECORD_DATA)
     hits = find_pieces_locked (ev, &extent, true);
@@ -159,17 +198,15 @@ evict_record (struct eviction *ev, const struct record *record)
     index_unlock (engine->index, record->range);
   }
   stats_add (engine->stats, STAT_evicted_records, removed);
-  return 0;
 }
 
 /* Nothing in the index refers to the segment afterwards. */
-static int
+static void
 empty (struct eviction *ev)
 {
   struct engine *engine = ev->engine;
   struct log_walk walk;
   bool damaged = false;
-  int r;
 
   log_walk_start (&walk, &engine->reader, &ev->segment);
   for (;;) {
@@ -180,11 +217,8 @@ empty (struct eviction *ev)
       if (!log_walk_find_later (&walk, &ev->set))
         break;
     }
-    for (uint32_t i = 0; i < ev->set.count; i++) {
-      r = evict_record (ev, &ev->set.record[i]);
-      if (r < 0)
-        return r;
-    }
+    for (uint32_t i = 0; i < ev->set.count; i++)
+      evict_record (ev, &ev->set.record[i]);
   }
   if (damaged) {
     stats_add (engine->stats, STAT_media_errors, 1);
@@ -195,7 +229,6 @@ empty (struct eviction *ev)
                                            ev->segment.id),
                                engine->superblock.geometry.segment_size);
   }
-  return 0;
 }
 
 static int
@@ -211,9 +244,10 @@ evict (struct engine *engine, struct segment *segment)
   ev->segment = segment_snapshot (&engine->segments, segment->id);
 
   /* 1. Out of the index.  Crash: replay brings it all back. */
-  r = empty (ev);
+  r = keep_lost (ev);
   if (r < 0)
     return r;
+  empty (ev);
 
   /* 2. The tail.  Crash before: as before 1.  After: replay ignores these
    * records, and every older copy of the same ranges with them (T5).

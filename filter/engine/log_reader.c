@@ -29,6 +29,14 @@ disk_size (const struct superblock *sb)
   return sb->bound ? sb->backing_size : INT64_MAX;
 }
 
+/* As data has to be. */
+static bool
+is_short (struct range range)
+{
+  return range.length <= RECORD_MAX_DATA
+    && range.start / INDEX_CHUNK == (range_end (range) - 1) / INDEX_CHUNK;
+}
+
 /* T11: nothing from media is used as an index, length or offset before it
  * went through here. */
 static bool
@@ -53,16 +61,15 @@ decode_record (const struct log_reader *reader, const struct segment *segment,
     return false;
   switch (record->kind) {
   case RECORD_DATA:
-    return record->range.length <= RECORD_MAX_DATA
-      && record->range.start / INDEX_CHUNK
-         == (range_end (record->range) - 1) / INDEX_CHUNK
+    return is_short (record->range)
       && place % MEDIA_LINE == 0
       && place <= set_start
       && DATA_BYTES (record->range.length) <= set_start - place;
   case RECORD_ZERO:
   case RECORD_TRIM:
-  case RECORD_LOST:
     return record->range.length <= UINT32_MAX;
+  case RECORD_LOST:             /* stands for data */
+    return is_short (record->range);
   }
   return false;
 }
@@ -174,7 +181,10 @@ looks_later (const struct log_walk *walk, const struct media_set *header,
   return le64_get (header->magic) == MAGIC_SET
     && le64_get (header->generation) == walk->segment->generation
     && le32_get (header->offset) == end - sizeof *header
-    && le32_get (header->ordinal) > walk->ordinal;
+    && le32_get (header->ordinal) > walk->ordinal
+    /* What an earlier recovery left out when it sealed stays out. */
+    && (walk->segment->state != SEGMENT_SEALED
+        || le32_get (header->ordinal) < walk->segment->sets);
 }
 
 bool

@@ -57,7 +57,9 @@ struct finding {
 
 struct recovery {
   struct engine *engine;
-  uint64_t tail, written_back;
+  uint64_t evicted_through;     /* the tail on media */
+  uint64_t tail;                /* that, or higher because of damage */
+  uint64_t written_back;
   uint64_t durable_through;     /* the highest that any set declares */
   struct finding *findings;     /* segments in use */
   uint32_t count;
@@ -413,17 +415,23 @@ replay_record (struct recovery *rec, const struct run *run)
 {
   struct engine *engine = rec->engine;
   const struct record *record = &run->set.record[run->next];
+  const bool lost = record->kind == RECORD_LOST;
   struct extent extent;
   int r;
 
   /* T5, T21: what was evicted must not come back through an older copy; dirty
-   * data is never ignored. */
-  if (record->sequence <= rec->tail
+   * data is never ignored.  A range that is lost was overwritten if eviction
+   * passed its record (gc.c), but not because damage may hide something
+   * newer: then it had better stay lost. */
+  if (record->sequence <= (lost ? rec->evicted_through : rec->tail)
       && (record->clean || run->set.epoch <= rec->written_back)) {
     stats_add (engine->stats, STAT_replay_dropped_records, 1);
     return 0;
   }
   record_to_extent (record, &extent);
+  r = lost ? lost_add (&engine->lost, record->range) : 0;
+  if (r < 0)
+    return r;
   index_lock (engine->index, record->range);
   r = index_reserve_locked (engine->index, record->range, 1);
   if (r == 0)
@@ -630,8 +638,11 @@ engine_recover (struct engine *engine, struct recovery_result *result)
   const struct control control = control_get (&engine->superblock);
   struct recovery rec = {
     .engine = engine,
+    .evicted_through = control.tail_sequence,
     .tail = control.tail_sequence,
     .written_back = control.written_back,
+    /* Nothing is written back before it is durable here. */
+    .durable_through = control.written_back,
   };
   int r;
 

@@ -22,6 +22,7 @@ static struct {
   const char *name;
 } feature_names[] = {
   /* none yet: later versions give theirs a name here */
+  { 0, NULL },
 };
 
 uint64_t
@@ -119,7 +120,7 @@ features_are_known (uint64_t bits, uint64_t known, const char *word)
 
     if (((bits & ~known) & (UINT64_C (1) << bit)) == 0)
       continue;
-    for (size_t i = 0; i < sizeof feature_names / sizeof *feature_names; i++)
+    for (size_t i = 0; feature_names[i].name; i++)
       if (feature_names[i].bit == UINT64_C (1) << bit)
         name = feature_names[i].name;
     report (REPORT_ERROR, "superblock: %s feature bit %u (%s) is set; a newer "

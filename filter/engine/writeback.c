@@ -119,7 +119,9 @@ lose (struct writeback *wb, const struct extent *extent)
       if (piece.is_hole || piece.extent.kind != EXTENT_DATA
           || piece.extent.record_at != extent->record_at)
         continue;
-      r = records_publish_locked (engine, &res, piece.range, &record, 1);
+      r = lost_add (&engine->lost, piece.range);
+      if (r == 0)
+        r = records_publish_locked (engine, &res, piece.range, &record, 1);
       rest.start = range_end (piece.range);
       rest.length = range_end (extent->range) - rest.start;
       stats_add (engine->stats, STAT_lost_bytes, piece.range.length);

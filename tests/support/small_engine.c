@@ -87,6 +87,7 @@ close_parts (struct small_engine *small)
   log_free (engine->log);
   engine->log = NULL;
   epoch_queue_destroy (&engine->queue);
+  lost_destroy (&engine->lost);
   segment_table_close (&engine->segments);
   index_free (engine->index);
   engine->index = NULL;
@@ -176,6 +177,7 @@ small_engine_try_open (struct small_engine *small)
   engine->wait_for_space = make_space;
   engine->gc_percent = CACHE_DEFAULT_GC_PERCENT;
   epoch_queue_init (&engine->queue);
+  lost_init (&engine->lost);
   r = open_parts (small);
   if (r < 0)
     close_parts (small);
