@@ -209,9 +209,14 @@ lifecycle_get_ready (int thread_model)
   struct device_options options = {
     .path = config.pmem, .create_size = config.pmem_size,
   };
+  const bool parallel = thread_model == NBDKIT_THREAD_MODEL_PARALLEL;
   struct pmem *pmem;
+  int r;
 
-  gate_set_closed (thread_model != NBDKIT_THREAD_MODEL_PARALLEL);
+  gate_set_closed (!parallel);
+  /* Several would only queue at the gate. */
+  if (!parallel)
+    config.cache.writeback_threads = 1;
   cond_init (&news);
 
   if (config.statsfile) {
@@ -225,7 +230,10 @@ lifecycle_get_ready (int thread_model)
 
   if (sessions_init () == -1 || device_open (&options, &pmem) < 0)
     return -1;
-  if (cache_open (&config.cache, pmem, &cache) < 0) {
+  report_about (config.pmem);
+  r = cache_open (&config.cache, pmem, &cache);
+  report_about (NULL);
+  if (r < 0) {
     pmem_close (pmem);
     cache = NULL;
     return -1;

@@ -23,6 +23,11 @@ typedef void report_sink (enum report_level level, const char *format,
 /* Before any other thread runs.  NULL goes back to stderr. */
 extern void report_set_sink (report_sink *sink);
 
+/* What all messages from now on are about, such as a path: they begin with it.
+ * NULL: nothing in particular.  The string must stay.  Only while there is but
+ * one thread. */
+extern void report_about (const char *subject);
+
 extern void report (enum report_level level, const char *format, ...)
   __attribute__ ((format (printf, 2, 3)));
 

@@ -51,6 +51,7 @@ struct cache {
   bool stop;                    /* lock; all below too */
   bool shutting_down;
   bool busy;                    /* write-back uses the backing store */
+  bool detaching;               /* and must not begin to again */
   bool want_space;              /* a writer waits */
   uint64_t drain_through;       /* epoch that somebody waits for */
   uint64_t gc_calls;            /* so that no wake-up is missed */
@@ -131,7 +132,8 @@ writeback_is_due_locked (struct cache *cache, uint64_t *next_ms)
   uint64_t since;
 
   *next_ms = now + MIN (MAX (delay / 4, IDLE_MIN_MS), IDLE_MAX_MS);
-  if (!can_write_back (cache) || !oldest_dirty (engine, &since))
+  if (!can_write_back (cache) || cache->detaching
+      || !oldest_dirty (engine, &since))
     return false;
   if (cache->failures > 0 && now < cache->retry_at_ms) {
     *next_ms = cache->retry_at_ms;
@@ -199,7 +201,10 @@ writeback_main (void *opaque)
 
     mutex_lock (&cache->lock);
     cache->busy = false;
-    note_attempt_locked (cache, r);
+    if (r == -ECANCELED)        /* cache_detach or cache_stop waits */
+      pthread_cond_broadcast (&cache->progress);
+    else
+      note_attempt_locked (cache, r);
     if (r < 0)
       segment_wake_all (&engine->segments);     /* waiting may be vain */
     cache->gc_calls++;
@@ -627,8 +632,14 @@ cache_detach (struct cache *cache)
 {
   HOLD_LOCK (&cache->lock);
 
+  cache->detaching = true;
+  if (cache->busy)
+    writeback_cancel (cache->writeback);
   while (cache->busy)
     pthread_cond_wait (&cache->progress, &cache->lock);
+  if (cache->writeback)
+    writeback_resume (cache->writeback);
+  cache->detaching = false;
   cache->engine.backend = NULL;
   pthread_cond_broadcast (&cache->progress);
 }
@@ -713,6 +724,8 @@ stop_threads (struct cache *cache)
     return;
   mutex_lock (&cache->lock);
   cache->stop = true;
+  /* What it has not written yet stays dirty. */
+  writeback_cancel (cache->writeback);
   pthread_cond_broadcast (&cache->wake);
   mutex_unlock (&cache->lock);
   pthread_join (cache->writeback_thread, NULL);

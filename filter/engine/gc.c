@@ -6,11 +6,15 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
-#include <urcu-bp.h>
 
 #include "base/cleanup.h"
 #include "base/report.h"
 #include "engine/gc.h"
+#include "engine/rcu.h"
+
+#ifdef __SANITIZE_THREAD__
+char rcu_tsan_readers, rcu_tsan_updaters;
+#endif
 
 /* Pieces of one record looked at in one hold of its region's lock. */
 #define MAX_PIECES 64
@@ -263,7 +267,7 @@ evict (struct engine *engine, struct segment *segment)
     return r;
 
   /* 4. Readers that still copy from it. */
-  synchronize_rcu ();
+  readers_wait ();
   segment_release (&engine->segments, segment);
   stats_add (engine->stats, STAT_evicted_segments, 1);
   return 0;

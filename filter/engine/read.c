@@ -11,11 +11,11 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
-#include <urcu-bp.h>
 
 #include "base/cleanup.h"
 #include "base/report.h"
 #include "engine/engine.h"
+#include "engine/rcu.h"
 
 #define MAX_PIECES 32           /* looked up in one go */
 #define MAX_FILLS 64            /* holes noted before they are read */
@@ -143,7 +143,7 @@ look_up (struct read *read, struct range rest, uint64_t *done)
   int r = 1;
 
   *done = 0;
-  rcu_read_lock ();
+  readers_enter ();
   index_lock (engine->index, rest);
   index_walk_locked (&cursor, engine->index, rest, true);
   while (count < MAX_PIECES && index_next_piece (&cursor, &piece[count])) {
@@ -166,7 +166,7 @@ look_up (struct read *read, struct range rest, uint64_t *done)
     if (r == 1)
       *done += piece[i].range.length;
   }
-  rcu_read_unlock ();
+  readers_leave ();
   return r < 0 ? r : 0;
 }
 

@@ -25,6 +25,7 @@ struct job {
 struct writeback {
   struct engine *engine;
   _Atomic bool lost;            /* this step found dirty data unreadable */
+  _Atomic bool cancelled;
 
   /* The crew: helpers wait for a round of jobs, everybody takes the next
    * one until there are no more. */
@@ -45,12 +46,13 @@ struct writeback {
 /* --- one job ---------------------------------------------------------- */
 
 static int
-write_zeros (struct backend *backend, uint8_t *buf, struct range range)
+write_zeros (struct writeback *wb, uint8_t *buf, struct range range)
 {
   memset (buf, 0, MIN (range.length, MAX_JOB_BYTES));
   while (range.length > 0) {
     const uint64_t length = MIN (range.length, MAX_JOB_BYTES);
-    int r = backend_pwrite (backend, buf, length, range.start);
+    int r = atomic_load (&wb->cancelled) ? -ECANCELED
+      : backend_pwrite (wb->engine->backend, buf, length, range.start);
 
     if (r < 0)
       return r;
@@ -75,12 +77,14 @@ zero_range (struct writeback *wb, uint8_t *buf, struct range range,
     };
     int r = -ENOTSUP;
 
+    if (atomic_load (&wb->cancelled))
+      return -ECANCELED;
     if (backend->can_zero)
       r = backend_zero (backend, part.length, part.start, may_trim);
     else if (may_trim && backend->can_trim)
       r = backend_trim (backend, part.length, part.start);
     if (r < 0)
-      r = write_zeros (backend, buf, part);
+      r = write_zeros (wb, buf, part);
     if (r < 0)
       return r;
     stats_add (wb->engine->stats, STAT_writeback_requests, 1);
@@ -197,7 +201,8 @@ do_jobs (struct writeback *wb, uint8_t *buf)
   uint64_t i;
 
   while ((i = atomic_fetch_add (&wb->next_job, 1)) < wb->job_count) {
-    int r = do_job (wb, &wb->jobs[i], buf);
+    int r = atomic_load (&wb->cancelled) ? -ECANCELED
+      : do_job (wb, &wb->jobs[i], buf);
 
     if (r < 0) {
       HOLD_LOCK (&wb->lock);
@@ -313,6 +318,18 @@ writeback_free (struct writeback *wb)
   pthread_cond_destroy (&wb->end);
   pthread_mutex_destroy (&wb->lock);
   free (wb);
+}
+
+void
+writeback_cancel (struct writeback *wb)
+{
+  atomic_store (&wb->cancelled, true);
+}
+
+void
+writeback_resume (struct writeback *wb)
+{
+  atomic_store (&wb->cancelled, false);
 }
 
 /* --- one step --------------------------------------------------------- */

@@ -32,4 +32,10 @@ extern void writeback_free (struct writeback *writeback);
 extern int writeback_step (struct writeback *writeback, uint64_t through,
                            bool *worked);
 
+/* Make a step under way, and all that follow, end soon with -ECANCELED: as
+ * soon as the requests that are with the backing store now have come back.
+ * Until writeback_resume. */
+extern void writeback_cancel (struct writeback *writeback);
+extern void writeback_resume (struct writeback *writeback);
+
 #endif /* PCACHE_WRITEBACK_H */
