@@ -37,7 +37,7 @@ struct memory_backend {
   unsigned reads, writes, zeros, trims, flushes;        /* calls; lock */
   /* -errno that these calls give while set: lock. */
   int read_error, write_error, flush_error, zero_error;
-  unsigned delay_us;            /* of each call but flush */
+  _Atomic unsigned delay_us;    /* of each call but flush */
 
   /* before: the call has not begun.  read_done: what pread gives is in its
    * buffer.  after: what was asked has been done without an error.  No lock is

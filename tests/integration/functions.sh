@@ -1,0 +1,366 @@
+# SPDX-License-Identifier: BSD-3-Clause
+
+# What the integration tests share; each of them starts with
+#
+#   . "$(dirname "$0")/functions.sh"
+#
+# A test runs in an empty directory of its own, $dir, with its sockets, logs
+# and images in it, removed at its end with all processes it started.  A
+# server has a name, first by custom, from which follow name.sock, name.pid,
+# name.log (all it printed) and name.stats.
+#
+#   start first file disk.img pmem=cache.img pmem-size=64M
+#   nbdsh -u "$(uri first)" -c 'h.pwrite (b"a", 0)'
+#   stop first                  # SIGTERM; it must end well
+#
+# The scripts also run by hand, from anywhere, after make:
+# top_builddir=/my/build tests/integration/test-requests.sh
+
+set -euo pipefail
+export LC_ALL=C
+unset PMEM_IS_PMEM_FORCE
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+top_srcdir=$(cd "${top_srcdir:-$here/../..}" && pwd)
+top_builddir=$(cd "${top_builddir:-$top_srcdir}" && pwd)
+: "${PYTHON3:=/usr/bin/python3}" "${SANITIZERS:=}" "${TEST_SCALE:=100}"
+: "${NBDKIT:=$top_builddir/tests/bin/nbdkit}"
+: "${PCACHE_FILTER:=$top_builddir/filter/.libs/nbdkit-pcache-filter.so}"
+export PYTHON3 TEST_SCALE
+# One byte code file less to leave behind.
+export PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=$here
+
+# How much longer than usual things may take.
+slow=1
+if [ -n "$SANITIZERS" ]; then slow=5; fi
+
+dir=$(mktemp -d "${TMPDIR:-/tmp}/XXXXXX")
+shm=                            # a directory in /dev/shm, when it is needed
+loops=()                        # loop devices
+declare -A pid_of               # of the running servers
+helpers=()                      # other processes
+cd "$dir"
+
+say () { printf '%s\n' "$*"; }
+skip () { say "$*"; exit 77; }
+fail ()
+{
+  say "FAILED: $*"
+  exit 1
+}
+
+# At the end. ------------------------------------------------------------
+
+at_exit ()
+{
+  local code=$? pid log device
+
+  trap - EXIT
+  set +eu
+  # A test may have one.
+  if declare -F clean_up >/dev/null; then clean_up; fi
+  for pid in "${pid_of[@]}" "${helpers[@]}"; do
+    kill -KILL "$pid" 2>/dev/null
+  done
+  wait 2>/dev/null
+  # Daemons are not our children.
+  for pid in "$dir"/*.pid; do
+    pid=$(cat "$pid" 2>/dev/null)
+    if [ -n "$pid" ] && [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = nbdkit ]
+    then kill -KILL "$pid" 2>/dev/null; fi
+  done
+  for device in "${loops[@]}"; do
+    losetup -d "$device" 2>/dev/null
+  done
+  if [ $code -ne 0 ] && [ $code -ne 77 ]; then
+    for log in "$dir"/*.log; do
+      [ -s "$log" ] || continue
+      say "--- ${log##*/}"
+      tail -n 30 "$log"
+    done
+  fi
+  cd /
+  if [ -z "${KEEP:-}" ]; then
+    rm -rf "$dir" ${shm:+"$shm"}
+  else
+    say "kept: $dir $shm"
+  fi
+  exit $code
+}
+trap at_exit EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+
+# What a test needs. -----------------------------------------------------
+
+need ()
+{
+  local program
+
+  for program; do
+    command -v "$program" >/dev/null || skip "$program is not installed"
+  done
+}
+
+need_plugin ()
+{
+  "$NBDKIT" "$1" --version >/dev/null 2>&1 ||
+    skip "nbdkit has no plugin $1 here"
+}
+
+PATH=$PATH:/usr/sbin:/sbin
+need nbdinfo
+[ -e "$PCACHE_FILTER" ] || fail "$PCACHE_FILTER is missing: run make first"
+"$PYTHON3" -c 'import nbd' 2>/dev/null ||
+  skip "$PYTHON3 has no nbd module (python3-libnbd)"
+
+# Time. ------------------------------------------------------------------
+
+# within SECONDS COMMAND...: fail if it takes longer.  Its exit code otherwise.
+within ()
+{
+  local limit=$(($1 * slow)) code=0
+  shift
+
+  timeout -k 5 "$limit" "$@" || code=$?
+  if [ $code -eq 124 ] || [ $code -eq 137 ]; then
+    fail "not done within $limit s: $*"
+  fi
+  return $code
+}
+
+# until_true SECONDS COMMAND...: try again until it succeeds.
+until_true ()
+{
+  local tries=$(($1 * slow * 20)) i
+  shift
+
+  for (( i = 0; i < tries; i++ )); do
+    if "$@"; then return 0; fi
+    sleep 0.05
+  done
+  fail "still not so after $((tries / 20)) s: $*"
+}
+
+now_ms () { date +%s%3N; }
+
+# How long ago $1 was, in ms.
+since () { echo $(( $(now_ms) - $1 )); }
+
+# scaled NUMBER: as many as a sanitizer leaves time for.
+scaled ()
+{
+  local n=$(($1 * TEST_SCALE / 100))
+  echo $((n > 0 ? n : 1))
+}
+
+# Servers. ---------------------------------------------------------------
+
+uri () { echo "nbd+unix:///${2:-}?socket=$dir/$1.sock"; }
+
+is_running () { kill -0 "$1" 2>/dev/null; }
+is_gone () { ! is_running "$1"; }
+has_text () { grep -q -e "$2" "$1"; }
+
+# start NAME ARGUMENT...: nbdkit with pcache as the first filter, in the
+# foreground of a background job.  Comes back when it takes connections.
+start ()
+{
+  local name=$1
+  shift
+
+  start_nbdkit "$name" --filter=pcache "$@" pcache-statsfile="$name.stats"
+}
+
+# start_nbdkit NAME ARGUMENT...: the same with nothing added.
+start_nbdkit ()
+{
+  local name=$1 i
+  shift
+
+  launch "$name" "$@"
+  for (( i = 0; i < 600 * slow; i++ )); do
+    # Written when it listens.
+    [ -s "$name.pid" ] && return
+    is_running "${pid_of[$name]}" || fail "$name: nbdkit did not start"
+    sleep 0.02
+  done
+  fail "$name: nbdkit is not ready"
+}
+
+launch ()
+{
+  local name=$1
+  shift
+
+  # A killed nbdkit leaves them behind.
+  rm -f "$name.sock" "$name.pid"
+  say "\$ nbdkit $*"
+  "$NBDKIT" -f -U "$dir/$name.sock" -P "$dir/$name.pid" "$@" \
+            > "$name.log" 2>&1 < /dev/null &
+  pid_of[$name]=$!
+}
+
+# stop NAME [SECONDS]: SIGTERM, then it must end by itself, with exit code 0.
+stop ()
+{
+  local name=$1 code=0
+
+  kill -TERM "${pid_of[$name]}"
+  await "$name" "${2:-30}" || code=$?
+  [ $code -eq 0 ] || fail "$name: nbdkit ended with exit code $code"
+}
+
+# await NAME SECONDS: wait for its end.  Returns its exit code.
+await ()
+{
+  local name=$1 code=0
+
+  until_true "$2" is_gone "${pid_of[$name]}"
+  wait "${pid_of[$name]}" || code=$?
+  unset "pid_of[$name]"
+  return $code
+}
+
+# As a power cut would, but for what the kernel has.
+kill_hard ()
+{
+  local name=$1
+
+  # A client may have done it.
+  kill -KILL "${pid_of[$name]}" 2>/dev/null || true
+  wait "${pid_of[$name]}" 2>/dev/null || true
+  unset "pid_of[$name]"
+}
+
+# figure NAME COUNTER: from the statistics it wrote when it ended.
+figure ()
+{
+  awk -v counter="$2:" '$1 == counter { print $2; found = 1 }
+                        END { exit !found }' "$1.stats" ||
+    fail "no $2 among the statistics of $1"
+}
+
+# refused NAME PATTERN... -- ARGUMENT...: nbdkit must not start; what it says
+# must be one line, with all the patterns (grep -E) in it.
+refused ()
+{
+  local name=$1 patterns=() pattern code=0
+  shift
+
+  while [ "$1" != -- ]; do patterns+=("$1"); shift; done
+  shift
+  say "\$ nbdkit $*"
+  rm -f "$name.sock" "$name.pid"
+  timeout -k 5 $((20 * slow)) "$NBDKIT" -f -U "$dir/$name.sock" \
+     -P "$dir/$name.pid" "$@" > "$name.log" 2>&1 < /dev/null || code=$?
+  say_said "$name.log"
+  [ $code -ne 0 ] || fail "it was accepted"
+  [ $code -ne 124 ] || fail "it was not refused: it serves"
+  [ $code -lt 128 ] || fail "it crashed: exit code $code"
+  [ ! -e "$name.pid" ] || fail "it had already started to serve"
+  one_message "$name.log" "${patterns[@]}"
+}
+
+say_said () { sed 's/^/  | /' "$1"; }
+
+# one_message LOG PATTERN...: one line is an error of ours, and all is in it.
+one_message ()
+{
+  local log=$1 said pattern
+  shift
+
+  said=$(grep '^nbdkit: .*error: pcache: ' "$log" |
+           grep -v 'pcache: warning: ' || true)
+  [ "$(grep -c . <<< "$said")" -eq 1 ] ||
+    fail "expected one error message of pcache, not this: $said"
+  for pattern; do
+    grep -qE -e "$pattern" <<< "$said" ||
+      fail "the message does not say /$pattern/"
+  done
+}
+
+# Cache devices. ---------------------------------------------------------
+
+# use_cache file|pmem: sets $cache, the path of a file not yet there.  pmem: in
+# /dev/shm, taken for persistent memory.
+use_cache ()
+{
+  case $1 in
+    file)
+      unset PMEM_IS_PMEM_FORCE
+      cache=$dir/cache.img
+      ;;
+    pmem)
+      [ -n "$shm" ] || shm=$(mktemp -d /dev/shm/pcache.XXXXXX) ||
+        skip "/dev/shm is not writable"
+      export PMEM_IS_PMEM_FORCE=1
+      cache=$shm/cache.img
+      ;;
+  esac
+  rm -f "$cache"
+}
+
+# Clients. ---------------------------------------------------------------
+
+# nbdsh ARGUMENT...: libnbd's shell.
+nbdsh () { within 60 "$PYTHON3" -m nbd "$@"; }
+
+python () { within 100 "$PYTHON3" "$@"; }
+
+# start_client NAME [PYTHON-CODE]: stays connected until end_client; runs the
+# code (h is the handle) and then says so in client.log.
+start_client ()
+{
+  local fifo=$dir/client.fifo
+
+  rm -f "$fifo"
+  : > client.log
+  mkfifo "$fifo"
+  "$PYTHON3" -c '
+import nbd, sys
+h = nbd.NBD ()
+h.connect_uri (sys.argv[1])
+exec (sys.argv[2])
+print ("ready", flush=True)
+open (sys.argv[3]).read ()
+' "$(uri "$1")" "${2:-}" "$fifo" > client.log 2>&1 &
+  client=$!
+  helpers+=($client)
+  until_true 30 has_text client.log ready
+}
+
+end_client ()
+{
+  kill -KILL "$client" 2>/dev/null || true
+  wait "$client" 2>/dev/null || true
+}
+
+# Images. ----------------------------------------------------------------
+
+# random_file PATH SIZE: not compressible, the same every time.
+random_file ()
+{
+  "$PYTHON3" -c '
+import random, sys
+r = random.Random (7)
+n = int (sys.argv[2])
+with open (sys.argv[1], "wb") as f:
+    while n > 0:
+        k = min (n, 1 << 20)
+        f.write (r.randbytes (k))
+        n -= k
+' "$1" "$2"
+}
+
+same ()
+{
+  cmp "$1" "$2" || fail "$1 differs from $2${3:+: $3}"
+}
+
+differs ()
+{
+  ! cmp -s "$1" "$2" || fail "$1 is the same as $2${3:+: $3}"
+}
+
+MiB=1048576

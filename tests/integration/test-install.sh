@@ -1,0 +1,42 @@
+#!/bin/bash
+# SPDX-License-Identifier: BSD-3-Clause
+
+# make install puts the module where nbdkit itself looks for filters, and
+# --filter=pcache finds it there; nothing else of it is installed but the man
+# page; make uninstall takes it all away.
+
+# run-tests: not-asan
+
+. "$(dirname "$0")/functions.sh"
+need make nbdkit
+
+plain_nbdkit=$(PATH=${PATH//$top_builddir\/tests\/bin:/} command -v nbdkit)
+filterdir=$("$plain_nbdkit" --dump-config | sed -n 's/^filterdir=//p')
+[ -n "$filterdir" ] || fail "nbdkit does not say its filterdir"
+within 100 make -s -C "$top_builddir" install DESTDIR="$dir/root" \
+       > make.log 2>&1 < /dev/null || fail "make install"
+find root -type f | sort
+module=root$filterdir/nbdkit-pcache-filter.so
+[ -f "$module" ] || fail "it is not in $filterdir"
+[ -z "$(find root -name '*.la' -o -name '*.a' -o -name '*.h')" ] ||
+  fail "it installs what nobody needs"
+cmp -s "$module" "$PCACHE_FILTER" || say "(relinked)"
+
+# A directory of filters that is nbdkit's with this one in it.
+if [ -z "$SANITIZERS" ]; then
+  mkdir filters
+  ln -s "$filterdir"/*.so filters/
+  ln -sf "$dir/$module" filters/
+  truncate -s 1M disk.img
+  name=$("$plain_nbdkit" --filter="$dir/filters/nbdkit-pcache-filter.so" \
+           file disk.img --dump-plugin | sed -n 's/^name=//p')
+  [ "$name" = file ] || fail "it cannot be loaded"
+fi
+if command -v man >/dev/null && find root -name 'nbdkit-pcache-filter.1*' |
+     grep -q .; then
+  man --warnings -l "$(find root -name 'nbdkit-pcache-filter.1*')" \
+      > man.out 2> man.err || fail "man page: $(cat man.err)"
+fi
+within 100 make -s -C "$top_builddir" uninstall DESTDIR="$dir/root" \
+       > make.log 2>&1 < /dev/null || fail "make uninstall"
+[ -z "$(find root -type f)" ] || fail "left behind: $(find root -type f)"

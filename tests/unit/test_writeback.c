@@ -1,0 +1,503 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+/* Write-back: the backing store passes only through states that a plain disk
+ * could have been in (P3), and nothing is called clean before it is
+ * there. */
+
+#include <config.h>
+
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "engine/engine.h"
+#include "engine/writeback.h"
+#include "support/media_tools.h"
+#include "support/reports.h"
+#include "support/seed.h"
+#include "support/small_engine.h"
+
+#define DISK (UINT64_C (16) * MIB)
+#define BLOCK UINT64_C (4096)
+
+static struct small_engine *small;
+static uint8_t buf[MIB];
+
+static int
+set_up (void **state)
+{
+  (void) state;
+  reports_collect ();
+  small = small_engine_new (16, true, DISK);
+  fill_version (small->disk->bytes, 0, DISK, 1);
+  small_engine_open (small);
+  return 0;
+}
+
+static int
+tear_down (void **state)
+{
+  (void) state;
+  small_engine_free (small);
+  return 0;
+}
+
+static void
+put_block (uint64_t n, unsigned version)
+{
+  put (small, n * BLOCK, BLOCK, version);
+}
+
+static int
+step (bool *worked)
+{
+  return writeback_step (small->writeback, UINT64_MAX, worked);
+}
+
+static uint64_t
+written_back (void)
+{
+  return control_get (&small->engine.superblock).written_back;
+}
+
+/* What the disk was asked, as text: "W0+4096 F W8192+100 Z0+5 ". */
+static char requests[4096];
+
+static void
+note_request (struct memory_backend *mb, enum backend_event event,
+              struct range range, const void *unused, void *opaque)
+{
+  char *at = requests + strlen (requests);
+
+  (void) mb;
+  (void) unused;
+  (void) opaque;
+  if (at > requests + sizeof requests - 60)
+    return;
+  if (event == BACKEND_FLUSH)
+    strcpy (at, "F ");
+  else
+    sprintf (at, "%c%ju+%ju ", "RWZT"[event], (uintmax_t) range.start,
+             (uintmax_t) range.length);
+}
+
+static void
+watch (void)
+{
+  requests[0] = '\0';
+  small->disk->before = note_request;
+}
+
+/* --- order (P3) ------------------------------------------------------- */
+
+static void
+one_step_writes_one_epoch_and_flushes (void **state)
+{
+  bool worked;
+
+  (void) state;
+  put_block (5, 2);
+  put_block (1, 2);
+  flush (small);
+  put_block (1, 3);
+  put_block (9, 3);
+  flush (small);
+  watch ();
+  assert_int_equal (step (&worked), 0);
+  assert_true (worked);
+  assert_string_equal (requests, "W4096+4096 W20480+4096 F ");
+  /* The older content first, although it has been overwritten. */
+  expect_on_disk (small, BLOCK, BLOCK, 2);
+  requests[0] = '\0';
+  assert_int_equal (step (&worked), 0);
+  assert_string_equal (requests, "W4096+4096 W36864+4096 F ");
+  assert_int_equal (step (&worked), 0);
+  assert_false (worked);
+}
+
+static void
+batch_order_writes_the_newest_once (void **state)
+{
+  bool worked;
+
+  (void) state;
+  small->engine.options.writeback_order = WRITEBACK_BATCH;
+  for (unsigned i = 2; i < 7; i++) {
+    put_block (1, i);
+    flush (small);
+  }
+  watch ();
+  assert_int_equal (step (&worked), 0);
+  assert_string_equal (requests, "W4096+4096 F ");
+  expect_on_disk (small, BLOCK, BLOCK, 6);
+  assert_int_equal (step (&worked), 0);
+  assert_false (worked);
+}
+
+static void
+a_limit_is_kept (void **state)
+{
+  uint64_t limit;
+  bool worked;
+
+  (void) state;
+  for (int batch = 0; batch < 2; batch++) {
+    small->engine.options.writeback_order = batch ? WRITEBACK_BATCH
+      : WRITEBACK_STRICT;
+    put_block (1, 2);
+    flush (small);
+    limit = log_closed_through (small->engine.log);
+    put_block (2, 2);
+    flush (small);
+    worked = true;
+    while (worked)
+      assert_int_equal (writeback_step (small->writeback, limit, &worked), 0);
+    expect_on_disk (small, BLOCK, BLOCK, 2);
+    expect_on_disk (small, 2 * BLOCK, BLOCK, batch ? 2 : 1);
+    assert_int_equal (written_back (), limit);
+    write_back (small);
+  }
+}
+
+/* T20 */
+static void
+a_fua_write_is_not_overtaken (void **state)
+{
+  bool worked;
+
+  (void) state;
+  tear_down (NULL);
+  small = small_engine_new (24, true, DISK);
+  small->heads = 3;
+  small_engine_open (small);
+  put_block (1, 2);
+  fill_version (buf, 2 * BLOCK, BLOCK, 2);
+  assert_int_equal (engine_write (&small->engine, buf, (struct range)
+                                  { 2 * BLOCK, BLOCK }, true), 0);
+  put_block (3, 2);
+  watch ();
+  assert_int_equal (step (&worked), 0);
+  assert_string_equal (requests, "W4096+8192 F ");
+  write_back (small);
+  expect_on_disk (small, 3 * BLOCK, BLOCK, 2);
+}
+
+/* --- T24 -------------------------------------------------------------- */
+
+static void
+crash_and_compare (struct memory_backend *mb, enum backend_event event,
+                   struct range range, const void *unused, void *opaque)
+{
+  struct small_engine *other;
+  unsigned *seen = opaque;
+
+  (void) range;
+  (void) unused;
+  if (event != BACKEND_WRITE)
+    return;
+  /* The disk already has version 2; the cache must, too. */
+  other = small_engine_beside (small, memory_device_crash (small->device,
+                                                           &seed));
+  small_engine_open (other);
+  expect (other, BLOCK, BLOCK, 2);
+  small_engine_free (other);
+  ++*seen;
+  (void) mb;
+}
+
+static void
+nothing_reaches_the_disk_before_it_is_durable_here (void **state)
+{
+  unsigned seen = 0;
+
+  (void) state;
+  for (int ordered = 0; ordered < 2; ordered++) {
+    tear_down (NULL);
+    reports_collect ();
+    small = small_engine_new (8, ordered, DISK);
+    small_engine_open (small);
+    put_block (1, 1);
+    write_back (small);
+    memory_device_track (small->device, seed);
+    small->disk->after = crash_and_compare;
+    small->disk->opaque = &seen;
+    put_block (1, 2);
+    write_back (small);
+    assert_int_equal (seen, ordered + 1);
+  }
+}
+
+static void
+an_epoch_that_cannot_be_made_durable_is_not_written_back (void **state)
+{
+  bool worked;
+
+  (void) state;
+  put_block (1, 2);
+  small->device->copy_error = -EIO;
+  assert_int_equal (step (&worked), -EIO);
+  assert_int_equal (small->disk->writes, 0);
+  small->device->copy_error = 0;
+  write_back (small);
+  expect_on_disk (small, BLOCK, BLOCK, 2);
+}
+
+/* --- failures --------------------------------------------------------- */
+
+/* T7, P6 */
+static void
+nothing_is_clean_until_the_disk_has_flushed_it (void **state)
+{
+  bool worked;
+
+  (void) state;
+  for (int what = 0; what < 3; what++) {
+    const uint64_t mark = written_back ();
+
+    put_block (what, 2);
+    seal (small);
+    small->disk->flush_error = what == 0 ? -EIO : 0;
+    small->disk->write_error = what == 1 ? -ENOSPC : 0;
+    if (what == 2)              /* the mark */
+      small->device->refused = (struct range) { 0, MIB };
+    assert_true (step (&worked) < 0);
+    assert_int_equal (written_back (), mark);
+    assert_int_equal (epoch_queue_dirty_bytes (&small->engine.queue), BLOCK);
+    assert_null (segment_find_evictable (&small->engine.segments, mark));
+    small->disk->flush_error = small->disk->write_error = 0;
+    small->device->refused.length = 0;
+    small_engine_restart (small);
+    assert_int_equal (epoch_queue_dirty_bytes (&small->engine.queue), BLOCK);
+
+    write_back (small);
+    expect_on_disk (small, what * BLOCK, BLOCK, 2);
+    assert_int_equal (epoch_queue_dirty_bytes (&small->engine.queue), 0);
+    tear_down (NULL);
+    set_up (NULL);
+  }
+}
+
+static void
+a_disk_that_cannot_zero_gets_zeros (void **state)
+{
+  const struct range range = { 100, 3 * MIB + 5 };
+
+  (void) state;
+  for (int how = 0; how < 4; how++) {
+    struct backend *b = &small->disk->backend;
+
+    fill_version (small->disk->bytes, 0, DISK, 1);
+    b->can_zero = how < 2;
+    b->can_trim = how < 3;
+    small->disk->zero_error = how == 1 ? -EIO : 0;
+    assert_int_equal (engine_write_zeros (&small->engine, RECORD_ZERO, range,
+                                          false), 0);
+    write_back (small);
+    expect_on_disk (small, range.start, range.length, 0);
+    expect_on_disk (small, 0, 100, 1);
+    expect_on_disk (small, range_end (range), MIB, 1);
+    /* A zero is never made a trim, which may leave anything. */
+    assert_int_equal (small->disk->trims, 0);
+  }
+  small->disk->backend.can_trim = true;
+  assert_int_equal (engine_write_zeros (&small->engine, RECORD_TRIM, range,
+                                        false), 0);
+  write_back (small);
+  assert_int_equal (small->disk->trims, 1);
+}
+
+static void
+requests_are_as_large_as_the_disk_takes (void **state)
+{
+  (void) state;
+  for (uint64_t i = 0; i < 64; i++)
+    put (small, 8 * MIB + (63 - i) * 65536, 65536, 2);
+  assert_int_equal (engine_write_zeros (&small->engine, RECORD_ZERO,
+                                        (struct range) { 0, 2 * MIB }, false),
+                    0);
+  small->disk->backend.max_request = MIB / 2;
+  small->disk->backend.max_zero = MIB;
+  watch ();
+  write_back (small);
+  assert_int_equal (small->disk->zeros, 2);
+  assert_int_equal (small->disk->writes, 8);
+  expect_on_disk (small, 8 * MIB, 4 * MIB, 2);
+}
+
+/* --- damage (P4) ------------------------------------------------------ */
+
+static void
+damaged_dirty_data_is_never_written_back (void **state)
+{
+  (void) state;
+  for (int media_error = 0; media_error < 2; media_error++) {
+    put_block (4, 2);
+    put_block (5, 2);
+    put_block (6, 2);
+    put (small, 5 * BLOCK + 100, 10, 3);
+    if (media_error) {
+      small->device->bad_at = extent_at (small, 5 * BLOCK).record_at;
+      small->device->bad_length = 1;
+    }
+    else
+      rot (small, 5 * BLOCK);
+    write_back (small);
+    expect_on_disk (small, 4 * BLOCK, BLOCK, 2);
+    expect_on_disk (small, 5 * BLOCK, 100, 1);
+    expect_on_disk (small, 5 * BLOCK + 100, 10, 3);
+    expect_on_disk (small, 5 * BLOCK + 110, BLOCK - 110, 1);
+    expect_on_disk (small, 6 * BLOCK, BLOCK, 2);
+    assert_true (reports_have (REPORT_ERROR, "dirty data at 20480+100|EIO"));
+    assert_true (counted (small, STAT_lost_bytes) >= BLOCK - 10);
+
+    /* Everything else goes on, and a restart changes nothing. */
+    for (int i = 0; i < 3; i++) {
+      assert_int_equal (get (small, 5 * BLOCK, 100, buf), -EIO);
+      assert_int_equal (get (small, 5 * BLOCK + 110, 1, buf), -EIO);
+      assert_int_equal (get (small, 6 * BLOCK - 1, 1, buf), -EIO);
+      expect (small, 5 * BLOCK + 100, 10, 3);
+      expect (small, 6 * BLOCK, BLOCK, 2);
+      small->device->bad_length = 0;
+      small_engine_restart (small);
+    }
+    put_block (5, 4);
+    expect (small, 5 * BLOCK, BLOCK, 4);
+    write_back (small);
+    expect_on_disk (small, 5 * BLOCK, BLOCK, 4);
+    tear_down (NULL);
+    set_up (NULL);
+  }
+}
+
+/* At no instant does a crash make it look clean. */
+static void
+cut_the_power (struct memory_device *d, enum memory_event event, uint64_t at,
+               size_t length, void *opaque)
+{
+  (void) event;
+  (void) at;
+  (void) length;
+  for (int i = 0; i < 4; i++) {
+    struct small_engine *other =
+      small_engine_beside (small, memory_device_crash (d, opaque));
+
+    small_engine_open (other);
+    assert_int_equal (get (other, 5 * BLOCK, BLOCK, buf), -EIO);
+    expect (other, 6 * BLOCK, BLOCK, 2);
+    small_engine_free (other);
+  }
+}
+
+static void
+no_crash_makes_damaged_dirty_data_look_clean (void **state)
+{
+  uint64_t random = seed;
+
+  (void) state;
+  put_block (5, 2);
+  put_block (6, 2);
+  rot (small, 5 * BLOCK);
+  flush (small);
+  memory_device_track (small->device, seed);
+  small->device->hook = cut_the_power;
+  small->device->opaque = &random;
+  write_back (small);
+  assert_int_equal (get (small, 5 * BLOCK, BLOCK, buf), -EIO);
+}
+
+static void
+damaged_data_that_was_overwritten_is_nobodys_loss (void **state)
+{
+  (void) state;
+  put_block (5, 2);
+  rot (small, 5 * BLOCK);
+  flush (small);
+  put_block (5, 3);
+  write_back (small);
+  expect_on_disk (small, 5 * BLOCK, BLOCK, 3);
+  expect (small, 5 * BLOCK, BLOCK, 3);
+  assert_int_equal (counted (small, STAT_lost_bytes), 0);
+}
+
+static void
+a_damaged_set_stops_write_back_and_says_so (void **state)
+{
+  bool worked;
+
+  (void) state;
+  put_block (5, 2);
+  flush (small);
+  set_on (small->device, 0, 0)->epoch.raw ^= 1;
+  assert_int_equal (step (&worked), -EIO);
+  assert_true (reports_have (REPORT_ERROR, "segment 0|set 0|damaged|epoch"));
+  assert_int_equal (written_back (), 0);
+  /* What is in memory is still right. */
+  expect (small, 5 * BLOCK, BLOCK, 2);
+}
+
+/* --- several at once -------------------------------------------------- */
+
+static void
+helpers_share_the_work (void **state)
+{
+  (void) state;
+  writeback_free (small->writeback);
+  assert_int_equal (writeback_new (&small->engine, 3, &small->writeback), 0);
+  for (unsigned round = 2; round < 12; round++) {
+    for (uint64_t i = 0; i < 40; i++)
+      put (small, i * 3 * BLOCK, BLOCK, round);
+    flush (small);
+  }
+  small->disk->delay_us = 50;
+  write_back (small);
+  for (uint64_t i = 0; i < 40; i++) {
+    expect_on_disk (small, i * 3 * BLOCK, BLOCK, 11);
+    expect_on_disk (small, i * 3 * BLOCK + BLOCK, BLOCK, 1);
+  }
+  assert_int_equal (small->disk->flushes, 10);
+
+  /* An error of any of them is an error. */
+  put_block (0, 20);
+  put_block (2, 20);
+  small->disk->write_error = -EIO;
+  {
+    bool worked;
+
+    assert_int_equal (step (&worked), -EIO);
+  }
+  small->disk->write_error = 0;
+  write_back (small);
+  expect_on_disk (small, 0, BLOCK, 20);
+}
+
+int
+main (int argc, char *argv[])
+{
+#define TEST(name) cmocka_unit_test_setup_teardown (name, set_up, tear_down)
+  const struct CMUnitTest tests[] = {
+    TEST (one_step_writes_one_epoch_and_flushes),
+    TEST (batch_order_writes_the_newest_once),
+    TEST (a_limit_is_kept),
+    TEST (a_fua_write_is_not_overtaken),
+    TEST (nothing_reaches_the_disk_before_it_is_durable_here),
+    TEST (an_epoch_that_cannot_be_made_durable_is_not_written_back),
+    TEST (nothing_is_clean_until_the_disk_has_flushed_it),
+    TEST (a_disk_that_cannot_zero_gets_zeros),
+    TEST (requests_are_as_large_as_the_disk_takes),
+    TEST (damaged_dirty_data_is_never_written_back),
+    TEST (no_crash_makes_damaged_dirty_data_look_clean),
+    TEST (damaged_data_that_was_overwritten_is_nobodys_loss),
+    TEST (a_damaged_set_stops_write_back_and_says_so),
+    TEST (helpers_share_the_work),
+  };
+
+  seed_choose (argc, argv);
+  return cmocka_run_group_tests (tests, NULL, NULL);
+}
