@@ -180,6 +180,7 @@ class Cache:
         self.control = twin
         self.tail, self.written_back, self.gc_percent = \
             struct.unpack_from('<QQI', twin.content, 32)
+        self.tail_on_media = self.tail
         if self.tail >= LIMIT or self.written_back >= LIMIT:    # [C2]
             raise Refused('the marks of the control block make no sense')
 
@@ -214,17 +215,19 @@ class Cache:
         r.clean = flags & 1 != 0
         r.has_checksum = flags & 2 != 0
         r.at = segment.base + place
-        disk = self.backing_size if self.bound else LIMIT
+        disk = self.backing_size if self.bound else 0
         if (flags & ~3 or not 0 < r.sequence < LIMIT            # [R1]..[R3]
                 or r.length == 0 or r.end() > disk):
             return None
-        if r.kind == DATA:                                      # [R4]
+        if r.kind in (DATA, LOST):                              # [R4], [R5]
             if (r.length > MAX_DATA
-                    or r.start // CHUNK != (r.end() - 1) // CHUNK
-                    or place % 64 != 0
+                    or r.start // CHUNK != (r.end() - 1) // CHUNK):
+                return None
+        if r.kind == DATA:                                      # [R4]
+            if (place % 64 != 0
                     or place + round_up(r.length, 64) > set_start):
                 return None
-        elif r.kind not in (ZERO, TRIM, LOST) or r.length >= 2**32:     # [R5]
+        elif r.kind not in (ZERO, TRIM, LOST) or r.length >= 2**32:  # [R5]
             return None
         return r
 
@@ -402,7 +405,8 @@ class Cache:
                  for r in s.records] for segment in self.segments]
         for sequence, epoch, r in heapq.merge(*runs, key=lambda x: x[0]):
             dirty = not r.clean and epoch > self.written_back   # [P1]
-            if sequence <= self.tail and not dirty:             # [P2]
+            tail = self.tail_on_media if r.kind == LOST else self.tail
+            if sequence <= tail and not dirty:                  # [P2]
                 self.dropped += 1
                 continue
             self.replayed += 1

@@ -35,8 +35,8 @@ struct backend {
   bool can_write;
   bool can_zero;                /* zero is cheaper than writing zeros */
   bool can_trim;
-  size_t max_request;           /* bytes; at least 1 MiB where possible */
-  uint64_t max_zero;            /* bytes */
+  size_t max_request;           /* bytes; at least 256 KiB */
+  uint64_t max_zero;            /* bytes; at least 1 */
 };
 
 static inline int

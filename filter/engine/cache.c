@@ -53,11 +53,13 @@ struct cache {
   bool busy;                    /* write-back uses the backing store */
   bool detaching;               /* and must not begin to again */
   bool want_space;              /* a writer waits */
-  uint64_t drain_through;       /* epoch that somebody waits for */
+  unsigned drains;              /* how many wait for one */
   uint64_t gc_calls;            /* so that no wake-up is missed */
   int writeback_error;          /* of the last attempt */
   unsigned failures;            /* attempts in a row */
   uint64_t failing_since_ms, retry_at_ms;
+  int gc_error;                 /* of the last attempt */
+  uint64_t gc_failing_since_ms;
 };
 
 static struct cache *
@@ -139,7 +141,7 @@ writeback_is_due_locked (struct cache *cache, uint64_t *next_ms)
     *next_ms = cache->retry_at_ms;
     return false;
   }
-  if (cache->drain_through > 0 || cache->want_space
+  if (cache->drains > 0 || cache->want_space
       || now - since >= delay || space_is_short (engine))
     return true;
   *next_ms = MIN (*next_ms, since + delay);
@@ -159,7 +161,7 @@ note_attempt_locked (struct cache *cache, int error)
     cache->failures = 0;
   }
   else {
-    const uint64_t limit = cache->drain_through > 0 ? BACKOFF_DRAIN_MS
+    const uint64_t limit = cache->drains > 0 ? BACKOFF_DRAIN_MS
       : BACKOFF_MAX_MS;
     const unsigned doublings = MIN (cache->failures, 16u);
 
@@ -239,6 +241,9 @@ gc_main (void *opaque)
     }
 
     mutex_lock (&cache->lock);
+    if (r < 0 && cache->gc_error == 0)
+      cache->gc_failing_since_ms = now_ms ();
+    cache->gc_error = r;
     if (r < 0)
       cond_wait_until (&cache->wake, &cache->lock, now_ms () + BACKOFF_MIN_MS);
     else if (!worked && calls == cache->gc_calls && !cache->stop)
@@ -283,22 +288,26 @@ wait_for_space (struct engine *engine, uint64_t ticket,
     return cache->writeback_error < 0 ? cache->writeback_error : -ENOSPC;
   }
 
-  now = now_ms ();
   mutex_lock (&cache->lock);
+  now = now_ms ();
   cache->want_space = true;
   cache->gc_calls++;
   pthread_cond_broadcast (&cache->wake);
-  error = cache->writeback_error;
+  /* Whichever of the two services fails, no space comes. */
+  error = cache->writeback_error < 0 ? cache->writeback_error
+    : cache->gc_error;
   shutting_down = cache->shutting_down;
   if (error < 0)
-    failing_ms = now - MAX (cache->failing_since_ms, waiting_since_ms);
+    failing_ms = now - MAX (cache->writeback_error < 0
+                            ? cache->failing_since_ms
+                            : cache->gc_failing_since_ms, waiting_since_ms);
   mutex_unlock (&cache->lock);
 
   if (error < 0 && shutting_down)
     return -ESHUTDOWN;
   if (error < 0 && failing_ms >= engine->options.space_timeout_ms) {
-    report (REPORT_ERROR, "the cache is full and the backing store fails "
-            "(%s): a write was refused after %" PRIu64 " ms",
+    report (REPORT_ERROR, "the cache is full and no space can be made (%s): a "
+            "write was refused after %" PRIu64 " ms",
             strerror (-error), now - waiting_since_ms);
     return -EIO;
   }
@@ -385,6 +394,18 @@ load_or_format (struct engine *engine)
   if (options->format == CACHE_FORMAT_FORCE)
     return format (engine);
   verdict = superblock_read (&engine->superblock, engine->pmem);
+  if (verdict == SUPERBLOCK_OK && engine->superblock.start_is_foreign) {
+    report (options->rescue ? REPORT_WARNING : REPORT_ERROR,
+            "the device starts with something that is not a pcache cache, though "
+            "there was one (superblock copy B at %" PRIu64 " is valid); %s",
+            SUPERBLOCK_AT (1), options->rescue ? "using that, as "
+            "pcache-damaged=rescue asks"
+            : "left alone, as it may have been put to another use: "
+            "pcache-damaged=rescue uses what is left of the cache, "
+            "pcache-format=force overwrites it");
+    if (!options->rescue)
+      return -EMEDIUMTYPE;
+  }
   if (verdict == SUPERBLOCK_OK) {
     if (options->segment_size != 0
         && options->segment_size != engine->superblock.geometry.segment_size) {
@@ -561,6 +582,7 @@ cache_start (struct cache *cache)
   pthread_cond_broadcast (&cache->wake);
   mutex_unlock (&cache->lock);
   pthread_join (cache->writeback_thread, NULL);
+  cache->stop = false;
  failed:
   cache->started = false;
   report (REPORT_ERROR, "cannot start the service threads: %s",
@@ -606,6 +628,7 @@ cache_attach (struct cache *cache, struct backend *backend,
   struct superblock *sb = &engine->superblock;
   int r;
 
+  assert (backend->max_request >= LOG_MAX_RESERVE && backend->max_zero > 0);
   if (sb->bound)
     r = check_identity (sb, backend, export, engine->options.backing_id);
   else {
@@ -697,7 +720,7 @@ cache_drain (struct cache *cache, uint64_t timeout_ms)
     return drain_by_hand (cache, through);
 
   HOLD_LOCK (&cache->lock);
-  cache->drain_through = MAX (cache->drain_through, through);
+  cache->drains++;
   cache->failures = MIN (cache->failures, 1u);
   cache->retry_at_ms = 0;
   pthread_cond_broadcast (&cache->wake);
@@ -712,8 +735,7 @@ cache_drain (struct cache *cache, uint64_t timeout_ms)
     if (r < 0)
       break;
   }
-  if (cache->drain_through == through)
-    cache->drain_through = 0;
+  cache->drains--;
   return r;
 }
 

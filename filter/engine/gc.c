@@ -127,7 +127,8 @@ find_lost_locked (struct eviction *ev, struct range range, bool *any,
 }
 
 /* Say again that a part of RANGE is lost.  *again: there was one to say it
- * of; *any: some of RANGE is still lost. */
+ * of, and perhaps there are more; *any: some of RANGE is still lost.  Otherwise it
+ * is forgotten here, while nobody can lose it anew. */
 static int
 renew_lost (struct eviction *ev, struct range range, bool *again, bool *any)
 {
@@ -136,12 +137,19 @@ renew_lost (struct eviction *ev, struct range range, bool *again, bool *any)
   struct reservation res;
   int r;
 
+  index_lock (engine->index, range);
+  *again = find_lost_locked (ev, range, any, &record.range);
+  if (!*any)
+    lost_remove (&engine->lost, range);
+  index_unlock (engine->index, range);
+  if (!*again)
+    return 0;
+
   r = log_reserve (engine->log, LOG_WRITE, 0, 1, &res);
   if (r < 0)
     return r;
   index_lock (engine->index, range);
-  *again = find_lost_locked (ev, range, any, &record.range);
-  if (*again)
+  if (find_lost_locked (ev, range, any, &record.range))
     r = records_publish_locked (engine, &res, record.range, &record, 1);
   index_unlock (engine->index, range);
   log_release (engine->log, &res);
@@ -157,25 +165,25 @@ keep_lost (struct eviction *ev)
 {
   struct engine *engine = ev->engine;
   struct range range;
-  bool renewed = false;
+  bool was_lost = false;
   size_t i = 0;
 
   while (lost_get (&engine->lost, i, &range)) {
     bool again, any;
 
+    was_lost = true;
     do {
       int r = renew_lost (ev, range, &again, &any);
 
       if (r < 0)
         return r;
-      renewed |= again;
     } while (again);
     if (any)
       i++;
-    else
-      lost_remove (&engine->lost, range);
   }
-  return renewed ? log_flush (engine->log) : 0;
+  /* Also when nothing is lost any more: what overwrote it may be in DRAM
+   * only, and without either record a crash would leave an older one (T22). */
+  return was_lost ? log_flush (engine->log) : 0;
 }
 
 static void
@@ -247,10 +255,11 @@ evict (struct engine *engine, struct segment *segment)
   ev->relocated_bytes = 0;
   ev->segment = segment_snapshot (&engine->segments, segment->id);
 
-  /* 1. Out of the index.  Crash: replay brings it all back. */
   r = keep_lost (ev);
   if (r < 0)
     return r;
+
+  /* 1. Out of the index.  Crash: replay brings it all back. */
   empty (ev);
 
   /* 2. The tail.  Crash before: as before 1.  After: replay ignores these
@@ -293,5 +302,5 @@ gc_step (struct engine *engine, bool *worked)
     return error;
   r = evict (engine, segment);
   *worked |= r == 0;
-  return r < 0 ? r : error;
+  return r;
 }

@@ -40,7 +40,7 @@ struct open_segment {
   uint64_t epoch_max;           /* of dirty records */
   uint64_t sequence_min, sequence_max;
   bool retired;
-  bool unsealable;              /* its header is broken */
+  bool passed_over;             /* by this pass of sealing: it failed */
 
   /* The open set. */
   uint32_t count;
@@ -377,12 +377,14 @@ refill (struct log *log, struct head *head, enum log_purpose purpose,
     /* What this head has may be all there is to write back and evict:
      * let go of it. */
     if (purpose == LOG_WRITE) {
-      HOLD_LOCK (&head->lock);
-      retire_locked (log, head->segments);
+      {
+        HOLD_LOCK (&head->lock);
+        retire_locked (log, head->segments);
+      }
+      if (log->options.on_retired)
+        log->options.on_retired (log->options.opaque);
     }
     free (open);
-    if (log->options.on_retired)
-      log->options.on_retired (log->options.opaque);
     return r;
   }
   memset (open, 0, sizeof *open);
@@ -567,29 +569,31 @@ log_sequence (struct log *log)
 
 /* --- sealing ---------------------------------------------------------- */
 
-/* Take one segment that is ready to be sealed out of HEAD's list. */
-static int
-take_retired (struct log *log, struct head *head, struct open_segment **result)
+/* Take one segment that is ready to be sealed out of HEAD's list.  Those
+ * whose last set cannot be written are passed over: *error. */
+static struct open_segment *
+take_retired (struct log *log, struct head *head, int *error)
 {
   HOLD_LOCK (&head->lock);
   struct open_segment **link, *open;
-  int r;
 
-  *result = NULL;
   for (link = &head->segments; (open = *link) != NULL; link = &open->next) {
-    if (!open->retired || open->unsealable
+    if (!open->retired || open->passed_over
         || atomic_load (&open->in_flight) > 0)
       continue;
     if (open->count > 0) {
-      r = close_set_locked (log, head, open);
-      if (r < 0)
-        return r;
+      int r = close_set_locked (log, head, open);
+
+      if (r < 0) {
+        open->passed_over = true;
+        *error = r;
+        continue;
+      }
     }
     *link = open->next;
-    *result = open;
-    return 0;
+    return open;
   }
-  return 0;
+  return NULL;
 }
 
 static void
@@ -601,10 +605,21 @@ put_back (struct head *head, struct open_segment *open)
   while (*link)
     link = &(*link)->next;
   open->next = NULL;
+  open->passed_over = true;
   *link = open;
 }
 
-/* OPEN is in no list. */
+static void
+pass_over_none (struct head *head)
+{
+  HOLD_LOCK (&head->lock);
+
+  for (struct open_segment *open = head->segments; open; open = open->next)
+    open->passed_over = false;
+}
+
+/* OPEN is in no list.  Nobody appends to it any more, and its sets are all on
+ * media, so who flushes need not see it. */
 static int
 seal (struct log *log, struct open_segment *open)
 {
@@ -615,41 +630,33 @@ seal (struct log *log, struct open_segment *open)
   r = pmem_sync (log->options.pmem);
   if (r < 0)
     return r;
-  r = segment_seal (log->options.segments, open->segment, open->sets,
-                    open->epoch_max, open->sequence_min, open->sequence_max);
-  if (r < 0) {
-    /* All in it is durable and is written back, but it cannot be evicted.
-     * The others must not wait for it. */
-    report (REPORT_ERROR, "segment %" PRIu32 ": its header cannot be written "
-            "(%s); it is not used any more", open->segment->id,
-            strerror (-r));
-    open->unsealable = true;
-  }
-  return 0;
+  return segment_seal (log->options.segments, open->segment, open->sets,
+                       open->epoch_max, open->sequence_min,
+                       open->sequence_max);
 }
 
-/* Seal what HEAD has left.  Stops at the first that cannot be. */
+/* Seal what HEAD has left.  What cannot be sealed now stays retired and is tried
+ * again next time; the others do not wait for it. */
 static int
 seal_head (struct log *log, struct head *head, unsigned *count)
 {
-  for (;;) {
-    struct open_segment *open;
-    int r;
+  struct open_segment *open;
+  int error = 0;
 
-    r = take_retired (log, head, &open);
-    if (r < 0 || open == NULL)
-      return r;
-    r = seal (log, open);
-    if (r < 0 || open->unsealable)
+  pass_over_none (head);
+  while ((open = take_retired (log, head, &error)) != NULL) {
+    int r = seal (log, open);
+
+    if (r < 0) {
       put_back (head, open);
-    if (r < 0)
-      return r;
-    atomic_fetch_sub (&log->retired, 1);
-    if (!open->unsealable) {
-      free (open);
-      ++*count;
+      error = r;
+      continue;
     }
+    atomic_fetch_sub (&log->retired, 1);
+    free (open);
+    ++*count;
   }
+  return error;
 }
 
 int

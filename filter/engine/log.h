@@ -15,8 +15,9 @@
  * its own records durable and ends the epoch too, but says nothing of other
  * heads' records.
  *
- * Lock order: index regions -> head->refill -> head->lock -> epoch queue.
- * No lock is held while data is copied. */
+ * Lock order: flush_lock or head->refill, neither with an index region held;
+ * then head->lock, for which a region may be; then those of the epoch queue and
+ * the segment table.  No lock is held while data is copied. */
 
 #ifndef PCACHE_LOG_H
 #define PCACHE_LOG_H

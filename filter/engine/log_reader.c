@@ -21,12 +21,12 @@ set_verdict_name (enum set_verdict verdict)
   return "?";
 }
 
-/* The disk's end, for checking ranges; unknown until bound, but then there
- * are no records either. */
+/* The disk's end, for checking ranges.  Until a cache is bound to its backing
+ * store there are no records. */
 static uint64_t
 disk_size (const struct superblock *sb)
 {
-  return sb->bound ? sb->backing_size : INT64_MAX;
+  return sb->bound ? sb->backing_size : 0;
 }
 
 /* As data has to be. */

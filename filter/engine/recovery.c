@@ -150,6 +150,8 @@ survey_sealed (struct recovery *rec, struct finding *f, struct set *set)
     f->hidden_sequence = f->sequence_max;
   }
   f->sets = segment->sets;
+  /* Not evicted before all that it may hold is written back. */
+  f->segment->epoch_max = f->epoch_max;
 }
 
 /* Of an epoch that nobody declared durable: is the data there? */
@@ -581,10 +583,20 @@ settle (struct recovery *rec)
   if (r < 0)
     return r;
 
-  for (uint32_t id = 0; id < total; id++)
-    if (!table->segments[id].damaged
-        && table->segments[id].state == SEGMENT_FREE)
-      segment_adopt (table, &table->segments[id]);
+  /* What is built on from now on must not be in one copy only, or losing that
+   * to a media error would bring back what was before it. */
+  if (superblock_repair (&rec->engine->superblock) < 0)
+    report (REPORT_WARNING, "one copy of the superblock or of the control "
+            "block cannot be written; going on with the other");
+  for (uint32_t id = 0; id < total; id++) {
+    struct segment *segment = &table->segments[id];
+
+    if (segment->damaged)
+      continue;
+    segment_repair (table, segment);
+    if (segment->state == SEGMENT_FREE)
+      segment_adopt (table, segment);
+  }
 
   qsort (rec->findings, rec->count, sizeof *rec->findings,
          compare_sealing_order);

@@ -85,7 +85,6 @@ change (struct segment_table *table, struct segment *segment,
   HOLD_LOCK (&table->lock);
   segment->twin = next->twin;   /* which copy is good has changed anyway */
   if (r < 0) {
-    segment->broken = true;
     stats_add (table->stats, STAT_media_errors, 1);
     return r;
   }
@@ -210,22 +209,31 @@ segment_adopt (struct segment_table *table, struct segment *segment)
   }
 }
 
+static struct segment *
+take_free (struct segment_table *table, uint32_t keep)
+{
+  HOLD_LOCK (&table->lock);
+  struct segment *segment = table->free.first;
+
+  if (table->free.count <= keep)
+    return NULL;
+  list_remove (&table->free, segment);
+  return segment;
+}
+
 int
 segment_acquire (struct segment_table *table, uint32_t keep,
                  struct segment **result)
 {
-  for (;;) {
-    struct segment *segment, next;
+  uint32_t tries = segment_counts (table).free;
+  int error = -EAGAIN;
+
+  for (; tries > 0; tries--) {
+    struct segment *segment = take_free (table, keep), next;
     int r;
 
-    {
-      HOLD_LOCK (&table->lock);
-      if (table->free.count <= keep)
-        return -EAGAIN;
-      segment = table->free.first;
-      list_remove (&table->free, segment);
-    }
-
+    if (segment == NULL)
+      break;
     next = *segment;
     next.state = SEGMENT_OPEN;
     next.unordered = !table->pmem->ordered;
@@ -235,23 +243,20 @@ segment_acquire (struct segment_table *table, uint32_t keep,
      * frees again.  Only from here on may sets be written to it, so no
      * set is ever in a segment that its header calls free. */
     r = change (table, segment, &next);
-    if (r < 0) {
-      /* It stays off the list: broken.  The next one may be well. */
-      report (REPORT_ERROR, "segment %" PRIu32 ": its header cannot be written "
-              "(%s); it is not used any more", segment->id, strerror (-r));
-      HOLD_LOCK (&table->lock);
-      if (table->free.count == 0 && table->sealed.count == 0)
-        return -EIO;
-      continue;
-    }
-    {
+    if (r == 0) {
       HOLD_LOCK (&table->lock);
       table->open++;
+      stats_add (table->stats, STAT_segments_opened, 1);
+      *result = segment;
+      return 0;
     }
-    stats_add (table->stats, STAT_segments_opened, 1);
-    *result = segment;
-    return 0;
+    report (REPORT_ERROR, "segment %" PRIu32 ": its header cannot be written "
+            "(%s); trying another", segment->id, strerror (-r));
+    error = -EIO;
+    HOLD_LOCK (&table->lock);
+    list_append (&table->free, segment);
   }
+  return error;
 }
 
 int
@@ -280,6 +285,15 @@ segment_seal (struct segment_table *table, struct segment *segment,
   return 0;
 }
 
+void
+segment_repair (struct segment_table *table, struct segment *segment)
+{
+  struct segment same = *segment;
+
+  if (!twin_is_whole (&segment->twin))
+    change (table, segment, &same);
+}
+
 struct segment *
 segment_find_evictable (struct segment_table *table, uint64_t written_back)
 {
@@ -287,7 +301,7 @@ segment_find_evictable (struct segment_table *table, uint64_t written_back)
   struct segment *segment;
 
   for (segment = table->sealed.first; segment; segment = segment->next)
-    if (segment->epoch_max <= written_back && !segment->broken)
+    if (segment->epoch_max <= written_back)
       return segment;
   return NULL;
 }
@@ -307,14 +321,16 @@ segment_free (struct segment_table *table, struct segment *segment)
    * lie at or below the tail, which is durable already.  After: none of its
    * sets is valid. */
   r = change (table, segment, &next);
-  if (r < 0)
-    return r;
   HOLD_LOCK (&table->lock);
-  if (was == SEGMENT_SEALED)
-    list_remove (&table->sealed, segment);
-  else
-    table->open--;
-  return 0;
+  if (was == SEGMENT_OPEN) {
+    if (r == 0)
+      table->open--;
+    return r;
+  }
+  list_remove (&table->sealed, segment);
+  if (r < 0)
+    list_append (&table->sealed, segment);
+  return r;
 }
 
 void

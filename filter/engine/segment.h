@@ -10,8 +10,8 @@
  * handed out again only after segment_release: the caller waits for its
  * readers in between.
  *
- * A segment whose header can no longer be written is broken: it is never
- * handed out again while this cache is open. */
+ * A segment whose header cannot be written goes to the end of its list, so
+ * that others have their turn before it is tried again. */
 
 #ifndef PCACHE_SEGMENT_H
 #define PCACHE_SEGMENT_H
@@ -31,7 +31,6 @@ struct segment {
   enum segment_state state;
   bool damaged;                 /* neither copy of the header is valid */
   bool unordered;
-  bool broken;                  /* table->lock: a header update failed */
   uint64_t generation;
   uint32_t sets;                /* sealed: the next four are set */
   uint64_t epoch_max;           /* of dirty records */
@@ -90,6 +89,11 @@ extern int segment_acquire (struct segment_table *table, uint32_t keep,
 extern int segment_seal (struct segment_table *table, struct segment *segment,
                          uint32_t sets, uint64_t epoch_max,
                          uint64_t sequence_min, uint64_t sequence_max);
+
+/* Make both copies of the header say the same again.  Failing to is no
+ * reason not to go on. */
+extern void segment_repair (struct segment_table *table,
+                            struct segment *segment);
 
 /* The first sealed segment, in sealing order, with epoch_max at or below
  * WRITTEN_BACK; NULL if there is none. */

@@ -207,6 +207,14 @@ decode (struct superblock *sb)
   return SUPERBLOCK_OK;
 }
 
+static void
+publish_control (struct superblock *sb, const struct control *control)
+{
+  atomic_store (&sb->tail_sequence, control->tail_sequence);
+  atomic_store (&sb->written_back, control->written_back);
+  atomic_store (&sb->gc_percent, control->gc_percent);
+}
+
 enum superblock_verdict
 superblock_read (struct superblock *sb, struct pmem *pmem)
 {
@@ -228,6 +236,7 @@ superblock_read (struct superblock *sb, struct pmem *pmem)
 
   if (!twin_read (&sb->twin, pmem, &sb->media))
     return judge_invalid (sb);
+  sb->start_is_foreign = sb->twin.verdict[0] == TWIN_FOREIGN;
   verdict = decode (sb);
   if (verdict != SUPERBLOCK_OK)
     return verdict;
@@ -242,9 +251,11 @@ superblock_read (struct superblock *sb, struct pmem *pmem)
             CONTROL_AT (1), twin_verdict_name (sb->control_twin.verdict[1]));
     return SUPERBLOCK_REFUSED;
   }
-  sb->control.tail_sequence = le64_get (control.tail_sequence);
-  sb->control.written_back = le64_get (control.written_back);
-  sb->control.gc_percent = le32_get (control.gc_percent);
+  publish_control (sb, &(struct control) {
+    .tail_sequence = le64_get (control.tail_sequence),
+    .written_back = le64_get (control.written_back),
+    .gc_percent = le32_get (control.gc_percent),
+  });
   return SUPERBLOCK_OK;
 }
 
@@ -261,7 +272,7 @@ write_control (struct superblock *sb, const struct control *control)
 
   r = twin_update (&sb->control_twin, sb->pmem, &media);
   if (r == 0)
-    sb->control = *control;
+    publish_control (sb, control);
   return r;
 }
 
@@ -292,6 +303,7 @@ superblock_format (struct superblock *sb, struct pmem *pmem,
 {
   static const struct control fresh = { .gc_percent = GC_PERCENT_UNSET };
   const le64 mark = le64_of (MAGIC_FORMATTING);
+  const struct media_superblock marked = { .twin.magic = mark };
   int r;
 
   memset (sb, 0, sizeof *sb);
@@ -306,6 +318,11 @@ superblock_format (struct superblock *sb, struct pmem *pmem,
    * half formatted, whatever the rest of the device says. */
   if ((r = pmem_copy (pmem, 0, &mark, sizeof mark)) < 0
       || (r = pmem_fence (pmem)) < 0 || (r = pmem_sync (pmem)) < 0)
+    return r;
+  /* What is left of an earlier copy A goes too, lest a torn new one put its
+   * magic number in front of it again. */
+  if ((r = pmem_copy (pmem, 0, &marked, sizeof marked)) < 0
+      || (r = pmem_fence (pmem)) < 0)
     return r;
   if ((r = format_segments (sb)) < 0
       || (r = write_control (sb, &fresh)) < 0)
@@ -362,16 +379,31 @@ superblock_destroy (struct superblock *sb)
 }
 
 int
+superblock_repair (struct superblock *sb)
+{
+  HOLD_LOCK (&sb->control_lock);
+  const struct control control = control_get (sb);
+  int r = 0;
+
+  if (!twin_is_whole (&sb->twin))
+    r = twin_update (&sb->twin, sb->pmem, &sb->media);
+  if (r == 0 && !twin_is_whole (&sb->control_twin))
+    r = write_control (sb, &control);
+  return r;
+}
+
+int
 control_advance (struct superblock *sb, uint64_t tail_sequence,
                  uint64_t written_back)
 {
   HOLD_LOCK (&sb->control_lock);
-  struct control next = sb->control;
+  const struct control before = control_get (sb);
+  struct control next = before;
 
   next.tail_sequence = MAX (next.tail_sequence, tail_sequence);
   next.written_back = MAX (next.written_back, written_back);
-  if (next.tail_sequence == sb->control.tail_sequence
-      && next.written_back == sb->control.written_back)
+  if (next.tail_sequence == before.tail_sequence
+      && next.written_back == before.written_back)
     return 0;
   return write_control (sb, &next);
 }
@@ -380,7 +412,7 @@ int
 control_set_gc_percent (struct superblock *sb, uint32_t gc_percent)
 {
   HOLD_LOCK (&sb->control_lock);
-  struct control next = sb->control;
+  struct control next = control_get (sb);
 
   if (next.gc_percent == gc_percent)
     return 0;
@@ -391,7 +423,9 @@ control_set_gc_percent (struct superblock *sb, uint32_t gc_percent)
 struct control
 control_get (struct superblock *sb)
 {
-  HOLD_LOCK (&sb->control_lock);
-
-  return sb->control;
+  return (struct control) {
+    .tail_sequence = atomic_load (&sb->tail_sequence),
+    .written_back = atomic_load (&sb->written_back),
+    .gc_percent = atomic_load (&sb->gc_percent),
+  };
 }

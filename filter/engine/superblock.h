@@ -11,6 +11,7 @@
 #define PCACHE_SUPERBLOCK_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -39,6 +40,9 @@ struct superblock {
   struct geometry geometry;
   uint64_t instance;
 
+  bool start_is_foreign;        /* copy B is valid, but where copy A was there
+                                 * is something else: perhaps the device was
+                                 * put to another use */
   bool bound;                   /* the next two are set */
   uint64_t backing_size;
   uint8_t export_name[MEDIA_EXPORT_BYTES];
@@ -51,7 +55,10 @@ struct superblock {
 
   pthread_mutex_t control_lock;
   struct twin control_twin;     /* control_lock */
-  struct control control;       /* control_lock */
+  /* What control_get gives; written under control_lock once it is durable.  Read
+   * without: an update takes two syncs, and nobody should wait for them. */
+  _Atomic uint64_t tail_sequence, written_back;
+  _Atomic uint32_t gc_percent;
 };
 
 /* The smallest device for CACHE_MIN_SEGMENTS segments. */
@@ -85,6 +92,10 @@ extern int superblock_format (struct superblock *superblock,
 extern int superblock_bind (struct superblock *superblock,
                             uint64_t backing_size, const char *export,
                             const char *backing_id);
+
+/* Make both copies say the same again, after a crash between the two or a
+ * media error in one. */
+extern int superblock_repair (struct superblock *superblock);
 
 extern void superblock_destroy (struct superblock *superblock);
 

@@ -43,10 +43,17 @@ read_copy (struct twin *twin, struct pmem *pmem, int copy, void *content)
     return TWIN_UNREADABLE;
   memcpy (&header, content, sizeof header);
   if (le64_get (header.magic) != twin->magic) {
-    for (size_t i = 0; i < twin->bytes; i++)
-      if (bytes[i] != 0)
-        return TWIN_FOREIGN;
-    return TWIN_BLANK;
+    const le64 magic = le64_of (twin->magic);
+    size_t i;
+
+    for (i = 0; i < twin->bytes && bytes[i] == 0; i++)
+      ;
+    if (i == twin->bytes)
+      return TWIN_BLANK;
+    /* Nothing but the magic number is wrong: that is damage. */
+    memcpy (content, &magic, sizeof magic);
+    return le64_get (header.checksum) == checksum (twin, content)
+      ? TWIN_CORRUPT : TWIN_FOREIGN;
   }
   if (le64_get (header.checksum) != checksum (twin, content)
       || le64_get (header.at) != twin->at[copy])

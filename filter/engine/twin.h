@@ -56,6 +56,14 @@ extern bool twin_read (struct twin *twin, struct pmem *pmem, void *content);
  * 0, or -errno with the old content still current. */
 extern int twin_update (struct twin *twin, struct pmem *pmem, void *content);
 
+/* Both copies are valid and say the same. */
+static inline bool
+twin_is_whole (const struct twin *twin)
+{
+  return twin->verdict[0] == TWIN_OK && twin->verdict[1] == TWIN_OK
+    && twin->copy_sequence[0] == twin->copy_sequence[1];
+}
+
 /* Write both copies of something that nobody counts on yet; durable with
  * the caller's next sync. */
 extern int twin_write_new (struct twin *twin, struct pmem *pmem,

@@ -48,9 +48,12 @@ struct writeback {
 static int
 write_zeros (struct writeback *wb, uint8_t *buf, struct range range)
 {
-  memset (buf, 0, MIN (range.length, MAX_JOB_BYTES));
+  const uint64_t limit =
+    MIN (MAX_JOB_BYTES, (uint64_t) wb->engine->backend->max_request);
+
+  memset (buf, 0, MIN (range.length, limit));
   while (range.length > 0) {
-    const uint64_t length = MIN (range.length, MAX_JOB_BYTES);
+    const uint64_t length = MIN (range.length, limit);
     int r = atomic_load (&wb->cancelled) ? -ECANCELED
       : backend_pwrite (wb->engine->backend, buf, length, range.start);
 
@@ -389,8 +392,11 @@ collect_records (struct writeback *wb, const struct set_entry *entries,
       return -EIO;
     }
     for (uint32_t j = 0; j < set->count; j++)
-      if (!set->record[j].clean && plan->record_count < room)
+      if (!set->record[j].clean) {
+        if (plan->record_count == room)
+          return -EIO;          /* not the set that was closed here */
         plan->records[plan->record_count++] = set->record[j];
+      }
   }
   qsort (plan->records, plan->record_count, sizeof *plan->records,
          compare_sequence);

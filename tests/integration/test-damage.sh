@@ -57,11 +57,28 @@ check='assert h.pread (8 << 20, 0) == open ("expected.img", "rb").read ()'
 say "One copy of superblock, control block, segment table"
 for at in 0 4096 524288 528384 1048576; do
   cp good.img cache.img
-  poke $at 3500
+  poke $((at + 16)) 3400
   start one-$at "${serve[@]:1}" pcache-on-exit=keep pcache-writeback-delay=10m
   nbdsh -u "$(uri one-$at)" -c "$check"
   stop one-$at
 done
+
+say "The start overwritten by something else"
+cp good.img cache.img
+poke 0 3500
+cp cache.img before.img
+refused foreign-start 'starts with something' 'copy B at 524288' \
+        'left alone' 'pcache-damaged=rescue' 'pcache-format=force' -- \
+        "${serve[@]}"
+same cache.img before.img "refused, but changed"
+start foreign-rescue "${serve[@]:1}" pcache-damaged=rescue \
+      pcache-on-exit=keep pcache-writeback-delay=10m
+nbdsh -u "$(uri foreign-rescue)" -c "$check"
+stop foreign-rescue
+start foreign-after "${serve[@]:1}" pcache-on-exit=keep \
+      pcache-writeback-delay=10m
+nbdsh -u "$(uri foreign-after)" -c "$check"
+stop foreign-after
 
 say "Both copies"
 for at in 0 4096; do

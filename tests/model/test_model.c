@@ -32,9 +32,14 @@
 #include "model/store.h"
 #include "support/memory_pmem.h"
 
-/* Seeds of histories in which a wrong engine was once found out. */
+/* Seeds of histories in which a wrong engine was once found out; what was
+ * wrong.  A change of what the random numbers decide makes them ordinary
+ * seeds: then look for others. */
 static const uint64_t old_seeds[] = {
-  1, 2, 3, 4,
+  4,                            /* T13, made on purpose */
+  7,                            /* T21, made on purpose */
+  12,                           /* the same */
+  19,                           /* T13 again */
 };
 
 #define NEW_SEEDS 8
@@ -94,6 +99,7 @@ struct world {
 
   uint8_t *buf, *scratch;
   uint64_t restarts, crashes, drains, backing_checks, failed_requests;
+  uint64_t clean_restarts, cached_before, cached_after;
 };
 
 /* --- what the disk should be ------------------------------------------ */
@@ -743,8 +749,10 @@ restart (struct world *w)
   cache_close (w->cache);
   w->restarts++;
   open_cache (w);
-  /* What was cached still is: all of it where there is but one head. */
   after = mapped_bytes (w);
+  w->cached_before += before;
+  w->cached_after += after;
+  w->clean_restarts++;
   REQUIRE (after <= before, "op %" PRIu64 ": after a restart %" PRIu64
            " bytes are cached, before %" PRIu64, w->op, after, before);
   trace ("cached %" PRIu64 " -> %" PRIu64, before, after);
@@ -1037,6 +1045,10 @@ run_history (uint64_t seed, uint64_t ops)
     one_operation (&w);
   must_drain (&w);
   REQUIRE (cache_stop (w.cache, true, 1000) == 0, "last stop fails");
+  /* The tail may take clean data with it, but not as a rule. */
+  REQUIRE (w.clean_restarts < 5 || w.cached_after >= w.cached_before / 2,
+           "of %" PRIu64 " bytes cached before clean restarts %" PRIu64
+           " were cached after them", w.cached_before, w.cached_after);
   cache_close (w.cache);
   harness_passed ("%" PRIu64 " ops, %" PRIu64 " restarts (%" PRIu64
                   " crashes), %" PRIu64 " drains, %" PRIu64 " looks at the "

@@ -77,10 +77,10 @@ track_store (struct memory_device *device, struct range range)
     return;
   range = whole_units (device, range);
   /* The kernel writes back a page now and then, as it was until now. */
-  if (!device->ordered)
-    for (size_t i = 0; i < tracker->count; i++)
-      if (random_below (&tracker->random, 16) == 0)
-        make_durable (device, tracker->pending[i]);
+  if (!device->ordered && tracker->count > 0
+      && random_below (&tracker->random, 4) == 0)
+    make_durable (device, tracker->pending[random_below (&tracker->random,
+                                                         tracker->count)]);
   if (tracker->count == tracker->room) {
     tracker->room = tracker->room ? tracker->room * 2 : 64;
     tracker->pending = realloc (tracker->pending, tracker->room

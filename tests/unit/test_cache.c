@@ -520,11 +520,10 @@ keep_writing (void *opaque)
   for (uint64_t i = 0; !stop_writing; i++) {
     int r = cache_write (cache, data, (struct range)
                          { 8 * MIB + (i * 3 + thread) % 1000 * 4096, 4096 },
-                         i % 16 == 0);
+                         true);
     assert (r == 0);
     (void) r;
-    if (i % 50 == 0)
-      usleep (100);
+    usleep (500);
   }
   return NULL;
 }
@@ -537,16 +536,18 @@ a_drain_ends_although_writers_go_on (void **state)
   uint64_t epoch = 0;
 
   (void) state;
-  disk->delay_us = 200;
+  /* They are several times faster than the disk. */
+  disk->delay_us = 2000;
   open_cache (true);
   write_bytes (0, 4096, 1);
   stop_writing = false;
   for (uintptr_t i = 0; i < 2; i++)
     pthread_create (&thread[i], NULL, keep_writing, (void *) i);
-  for (uint8_t i = 2; i < 6; i++) {
+  for (uint8_t i = 2; i < 5; i++) {
     write_bytes (0, 4096, i);
-    assert_int_equal (cache_drain (cache, 60000), 0);
+    assert_int_equal (cache_drain (cache, 20000), 0);
     assert_int_equal (disk->bytes[4095], i);
+    assert_true (status ().dirty_bytes > 0);
     /* And progress can be seen. */
     assert_true (status ().epoch_written_back > epoch);
     epoch = status ().epoch_written_back;
@@ -554,6 +555,7 @@ a_drain_ends_although_writers_go_on (void **state)
   stop_writing = true;
   for (int i = 0; i < 2; i++)
     pthread_join (thread[i], NULL);
+  disk->delay_us = 0;
   assert_int_equal (cache_stop (cache, true, 60000), 0);
 }
 
@@ -689,22 +691,21 @@ a_shutdown_lets_waiting_writers_go (void **state)
 static void
 a_cache_full_of_clean_data_does_not_stall_writers (void **state)
 {
-  uint64_t slowest = 0;
+  uint64_t start;
 
   (void) state;
   use_four_segments ();
   open_cache (true);
   assert_int_equal (cache_prefetch (cache, (struct range) { 0, 8 * MIB }), 0);
-  for (int round = 0; round < 20; round++) {
-    const uint64_t start = now_ms ();
-
+  start = now_ms ();
+  for (int round = 0; round < 40; round++) {
     write_bytes (10 * MIB, MIB, round);
-    assert_int_equal (cache_prefetch (cache, (struct range) { 0, 8 * MIB }),
-                      0);
     assert_int_equal (cache_drain (cache, 60000), 0);
-    slowest = MAX (slowest, now_ms () - start);
+    assert_int_equal (cache_prefetch (cache, (struct range) { 0, 2 * MIB }),
+                      0);
   }
-  assert_true (slowest < 2000);
+  /* A timer would take half a second for each. */
+  assert_true (now_ms () - start < 6000);
 }
 
 static void *

@@ -467,6 +467,23 @@ the_tail_does_not_make_lost_data_look_clean (void **state)
   expect_block (7, 3);
 }
 
+/* T22 once more: the record that says "lost" goes, and what overwrote the range is
+ * in DRAM only.  A crash must not leave what the backing store has. */
+static void
+what_overwrote_lost_data_is_durable_before_the_tail (void **state)
+{
+  (void) state;
+  lose_block_7 ();
+  seal (small);
+  put_block (7, 3);
+  while (evict_one (small))
+    ;
+  assert_true (counted (small, STAT_evicted_segments) > 0);
+  small_engine_kill (small);
+  small_engine_open (small);
+  expect_block (7, 3);
+}
+
 /* --- readers ---------------------------------------------------------- */
 
 static _Atomic bool stop_reading;
@@ -539,6 +556,7 @@ main (int argc, char *argv[])
     TEST (what_is_lost_stays_lost_through_evictions),
     TEST (no_crash_makes_lost_data_look_clean),
     TEST (the_tail_does_not_make_lost_data_look_clean),
+    TEST (what_overwrote_lost_data_is_durable_before_the_tail),
     TEST (readers_never_see_a_reused_segment),
   };
 

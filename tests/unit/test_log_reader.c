@@ -279,6 +279,25 @@ a_set_lies_in_its_segment (void **state)
                     SET_END);
 }
 
+/* T11: data ends below its set, also when it begins there. */
+static void
+data_lies_below_its_set (void **state)
+{
+  const uint32_t start = MIB - 64 - 64; /* of a set with one record */
+
+  (void) state;
+  for (uint32_t place = start - 8192; place <= MIB; place += 64) {
+    const struct media_set header = {
+      .generation = le64_of (5), .epoch = le64_of (10),
+    };
+    const struct media_record record = data_record (100, 0, 4096, place);
+
+    set_forge (device, ID, MIB, &header, &record, 1);
+    assert_int_equal (read_first (), place + 4096 <= start ? SET_OK
+                      : SET_CORRUPT);
+  }
+}
+
 static void
 a_walk_sees_each_set_once (void **state)
 {
@@ -391,6 +410,7 @@ main (int argc, char *argv[])
     TEST (a_media_error_is_told_apart_from_the_end),
     TEST (no_field_of_a_set_is_believed),
     TEST (a_set_lies_in_its_segment),
+    TEST (data_lies_below_its_set),
     TEST (a_walk_sees_each_set_once),
     TEST (later_sets_are_found_behind_damage),
     TEST (a_stale_set_is_not_a_later_one),

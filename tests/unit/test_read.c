@@ -218,6 +218,8 @@ a_full_cache_does_not_keep_a_read_from_the_disk (void **state)
   for (uint64_t at = 0; at + 262144 <= 40 * MIB; at += 262144)
     expect (small, at, 262144, 1);
   assert_true (counted (small, STAT_fills_skipped) > 0);
+  assert_true (segment_counts (&small->engine.segments).free
+               >= log_kept_for_writes (small->engine.log));
   assert_int_equal (counted (small, STAT_space_waits), 0);
   expect (small, 50 * MIB, MIB, 1);
 }

@@ -197,6 +197,73 @@ a_crash_while_opening_changes_nothing (void **state)
   }
 }
 
+/* Sectors 0..299 are each there or not, and nothing looks damaged. */
+static void
+cut_opening_after_a_kill (struct memory_device *d, enum memory_event event,
+                          uint64_t at, size_t length, void *opaque)
+{
+  struct opening *opening = opaque;
+  uint8_t sector[512];
+
+  (void) event;
+  (void) at;
+  (void) length;
+  for (int i = 0; i < 12; i++) {
+    struct small_engine *other =
+      small_engine_beside (opening->of,
+                           memory_device_crash (d, &opening->random));
+
+    small_engine_open (other);
+    assert_int_equal (counted (other, STAT_damaged_segments), 0);
+    for (uint64_t n = 0; n < 300; n++) {
+      assert_int_equal (get (other, n * 512, 512, sector), 0);
+      assert_true (is_version (sector, n * 512, 512, 1)
+                   || is_version (sector, n * 512, 512, 0));
+    }
+    small_engine_free (other);
+    opening->seen++;
+  }
+}
+
+/* After a kill sets and data may be in the page cache only; what is found
+ * there and called sealed must have been made durable first. */
+static void
+what_a_kill_left_in_the_page_cache_is_synced_first (void **state)
+{
+  struct opening opening = { .random = seed };
+  bool found[300];
+  unsigned count = 0;
+
+  (void) state;
+  begin (4, false);
+  opening.of = small;
+  memory_device_track (small->device, seed);
+  for (uint64_t n = 0; n < 300; n++)
+    put (small, n * 512, 512, 1);       /* full sets are stored; no flush */
+  small_engine_kill (small);
+  small->device->hook = cut_opening_after_a_kill;
+  small->device->opaque = &opening;
+  small_engine_open (small);
+  small->device->hook = NULL;
+  assert_true (opening.seen >= 20);
+
+  for (uint64_t n = 0; n < 300; n++) {
+    found[n] = is_cached (small, n * 512, 512);
+    count += found[n];
+  }
+  assert_true (count >= SET_MAX_RECORDS);
+
+  /* And from now on it stays: a flush finds nothing to do. */
+  flush (small);
+  small_engine_use (small, memory_device_crash (small->device,
+                                                &opening.random));
+  small_engine_open (small);
+  for (uint64_t n = 0; n < 300; n++)
+    if (found[n])
+      expect (small, n * 512, 512, 1);
+  end ();
+}
+
 /* --- stale sets and torn ends ----------------------------------------- */
 
 /* T3: the segment was used before, with the same sets at the same places. */
@@ -552,6 +619,34 @@ every_gap_is_looked_at (void **state)
       }
 }
 
+/* P4: what the damage makes too old to trust is not served from the disk
+ * if it is known to be lost. */
+static void
+damage_does_not_make_lost_data_look_clean (void **state)
+{
+  uint8_t buf[BLOCK];
+
+  (void) state;
+  begin (8, true);
+  put_block (7, 2);
+  flush (small);
+  rot (small, 7 * BLOCK);
+  write_back (small);           /* says that it is lost */
+  put_block (1, 1);
+  flush (small);
+  put_block (2, 1);
+  write_back (small);
+  seal (small);
+  small_engine_kill (small);
+  tear_set (0, sets_on (small->device, 0) - 1);
+  small_engine_open (small);
+  assert_int_equal (counted (small, STAT_damaged_segments), 1);
+  assert_int_equal (get (small, 7 * BLOCK, BLOCK, buf), -EIO);
+  expect_block (1, 1);
+  expect_block (2, 1);
+  end ();
+}
+
 /* T8: an unreadable last set of an open segment is not its end, even if
  * nothing dirty can be seen. */
 static void
@@ -600,6 +695,11 @@ two_bad_segment_headers_are_refused_by_name (void **state)
   segment_on (small->device, 3, 0)->sets.raw ^= 1;
   small_engine_open (small);
   small_engine_kill (small);
+  /* That open has made the first one good again. */
+  segment_on (small->device, 3, 1)->sets.raw ^= 1;
+  small_engine_open (small);
+  small_engine_kill (small);
+  segment_on (small->device, 3, 0)->sets.raw ^= 1;
   segment_on (small->device, 3, 1)->sets.raw ^= 1;
   assert_int_equal (small_engine_try_open (small), -EUCLEAN);
   assert_true (reports_have (REPORT_ERROR, "segment 3|copy A|copy B|"
@@ -797,6 +897,7 @@ main (int argc, char *argv[])
     cmocka_unit_test (segments_are_merged_by_sequence_number),
     cmocka_unit_test (opening_twice_changes_nothing),
     cmocka_unit_test (a_crash_while_opening_changes_nothing),
+    cmocka_unit_test (what_a_kill_left_in_the_page_cache_is_synced_first),
     cmocka_unit_test (sets_of_an_earlier_life_are_not_replayed),
     cmocka_unit_test (a_log_does_not_go_on_into_its_past),
     cmocka_unit_test (the_torn_end_of_a_log_is_only_its_end),
@@ -808,6 +909,7 @@ main (int argc, char *argv[])
     cmocka_unit_test (damage_that_hides_clean_data_drops_what_may_be_older),
     cmocka_unit_test (damage_in_clean_sets_does_not_cost_the_dirty_ones_behind),
     cmocka_unit_test (every_gap_is_looked_at),
+    cmocka_unit_test (damage_does_not_make_lost_data_look_clean),
     cmocka_unit_test (an_unreadable_set_is_not_the_end_of_the_log),
     cmocka_unit_test (a_sealed_header_that_contradicts_its_sets_is_damage),
     cmocka_unit_test (two_bad_segment_headers_are_refused_by_name),

@@ -173,27 +173,60 @@ a_new_cache_is_read_back_as_it_was_made (void **state)
 struct formatting {
   uint64_t random;
   enum superblock_verdict before;
+  bool mark_is_durable;
   unsigned seen[SUPERBLOCK_REFUSED + 1];
 };
+
+static bool
+is_all_zeros (const struct memory_device *d)
+{
+  return d->bytes[0] == 0 && memcmp (d->bytes, d->bytes + 1, d->size - 1) == 0;
+}
+
+/* The old cache, if it is that, must be whole. */
+static void
+assert_whole (struct memory_device *d, bool may_be_old)
+{
+  struct superblock fresh;
+  struct segment_table table;
+  struct stats *stats = stats_new ();
+  struct pmem *p = memory_pmem_open (d);
+
+  assert_int_equal (superblock_read (&fresh, p), SUPERBLOCK_OK);
+  assert_true (fresh.instance == 4 || (may_be_old && fresh.instance == 3));
+  assert_int_equal (segment_table_open (&table, &fresh, p, stats), 0);
+  for (uint32_t id = 0; id < SEGMENTS; id++)
+    assert_false (table.segments[id].damaged);
+  segment_table_close (&table);
+  superblock_destroy (&fresh);
+  stats_free (stats);
+  pmem_close (p);
+}
 
 static void
 cut_formatting (struct memory_device *d, enum memory_event event,
                 uint64_t at, size_t length, void *opaque)
 {
   struct formatting *formatting = opaque;
-  struct memory_device *image;
-  enum superblock_verdict verdict;
+  /* Copy A is where the old and the new could be mixed. */
+  const int images = at == 0 && length > sizeof (le64) ? 64 : 4;
 
-  (void) event;
-  (void) at;
-  (void) length;
-  image = memory_device_crash (d, &formatting->random);
-  verdict = verdict_on (image);
-  assert_int_not_equal (verdict, SUPERBLOCK_REFUSED);
-  if (verdict == SUPERBLOCK_UNFORMATTED)
-    assert_int_equal (formatting->before, SUPERBLOCK_UNFORMATTED);
-  formatting->seen[verdict]++;
-  memory_device_free (image);
+  for (int i = 0; i < images; i++) {
+    struct memory_device *image = memory_device_crash (d,
+                                                       &formatting->random);
+    const enum superblock_verdict verdict = verdict_on (image);
+
+    assert_int_not_equal (verdict, SUPERBLOCK_REFUSED);
+    if (verdict == SUPERBLOCK_UNFORMATTED) {
+      assert_int_equal (formatting->before, SUPERBLOCK_UNFORMATTED);
+      assert_true (is_all_zeros (image));
+    }
+    if (verdict == SUPERBLOCK_OK)
+      assert_whole (image, !formatting->mark_is_durable);
+    formatting->seen[verdict]++;
+    memory_device_free (image);
+  }
+  formatting->mark_is_durable |= event == MEMORY_SYNCED;
 }
 
 /* P5: what an interrupted formatting leaves is never taken for a cache, nor
@@ -328,7 +361,39 @@ one_good_superblock_is_enough (void **state)
       damage_superblock (copy, damage);
       reread ();
       assert_int_equal (sb.instance, 11);
+      assert_int_equal (sb.start_is_foreign, damage == FOREIGN && copy == 0);
     }
+}
+
+static void
+a_wrong_bit_in_the_magic_number_is_not_another_use (void **state)
+{
+  (void) state;
+  device->bytes[3] ^= 1;
+  reread ();
+  assert_int_equal (sb.instance, 11);
+  assert_false (sb.start_is_foreign);
+}
+
+/* A crash between the two copies leaves one behind: then the next media error in
+ * the other would take back what was built on it. */
+static void
+a_copy_that_was_left_behind_catches_up (void **state)
+{
+  struct media_control behind;
+
+  (void) state;
+  for (int copy = 0; copy < 2; copy++) {
+    assert_int_equal (control_advance (&sb, sb.tail_sequence + 100, 0), 0);
+    behind = *control_on (device, copy);
+    assert_int_equal (control_advance (&sb, sb.tail_sequence + 100, 0), 0);
+    *control_on (device, copy) = behind;
+    reread ();
+    assert_int_equal (superblock_repair (&sb), 0);
+    memset (control_on (device, !copy), 0x5a, sizeof behind);
+    reread ();
+    assert_int_equal (control_get (&sb).tail_sequence, 200 * (copy + 1));
+  }
 }
 
 /* T9 */
@@ -470,6 +535,7 @@ marks_only_move_forward (void **state)
   (void) state;
   assert_int_equal (control_advance (&sb, 10, 5), 0);
   assert_int_equal (control_advance (&sb, 9, 6), 0);
+  assert_int_equal (control_get (&sb).tail_sequence, 10);
   assert_int_equal (control_advance (&sb, 11, 0), 0);
   assert_int_equal (control_set_gc_percent (&sb, 33), 0);
   for (int i = 0; i < 2; i++) {
@@ -529,6 +595,8 @@ main (int argc, char *argv[])
     TEST (formatting_that_fails_says_so),
     TEST (two_bad_superblocks_are_refused),
     TEST (one_good_superblock_is_enough),
+    TEST (a_wrong_bit_in_the_magic_number_is_not_another_use),
+    TEST (a_copy_that_was_left_behind_catches_up),
     TEST (two_bad_control_blocks_are_refused),
     TEST (unknown_features_are_refused_by_name),
     TEST (another_version_is_refused),
