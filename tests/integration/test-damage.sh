@@ -8,6 +8,7 @@
 # And whatever is damaged, wrong data is never served.
 
 . "$(dirname "$0")/functions.sh"
+need mkfs.ext4
 
 seed=${SEED:-$(date +%s)}
 say "seed $seed"
@@ -91,16 +92,19 @@ for at in 0 4096; do
   same cache.img before.img "refused, but changed"
 done
 
-say "Zeros over a superblock: not taken for a blank device"
-for bytes in 4096 524288 $MiB; do
-  cp good.img cache.img
-  dd if=/dev/zero of=cache.img bs=4096 count=$((bytes / 4096)) conv=notrunc \
-     status=none
-  cp cache.img before.img
-  if [ $bytes -le 524288 ]; then continue; fi   # the other copy is good
-  refused zeros-$bytes 'pcache-format=force' -- "${serve[@]}"
-  same cache.img before.img "refused, but changed"
-done
+say "Zeros over the start: not taken for a blank device"
+cp good.img cache.img
+dd if=/dev/zero of=cache.img bs=1M count=1 conv=notrunc status=none
+cp cache.img before.img
+refused zeros 'not blank' 'pcache-format=force' -- "${serve[@]}"
+same cache.img before.img "refused, but changed"
+
+say "Put to another use: the second copy of the superblock may be left over"
+cp good.img cache.img
+mkfs.ext4 -q -F cache.img 2>/dev/null
+cp cache.img before.img
+refused reused 'left alone' 'pcache-format=force' -- "${serve[@]}"
+same cache.img before.img "refused, but changed"
 
 say "Dirty data"
 cp good.img cache.img

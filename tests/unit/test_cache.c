@@ -660,6 +660,7 @@ a_full_cache_over_a_failing_backing_store_refuses_writes (void **state)
     HOLD_LOCK (&disk->lock);
     disk->write_error = 0;
   }
+  assert_int_equal (cache_drain (cache, 60000), 0);
   for (uint64_t at = 0; at < 8 * MIB; at += 65536)
     write_bytes (at, 65536, 2);
   expect_byte (0, 2);

@@ -209,7 +209,7 @@ cut_formatting (struct memory_device *d, enum memory_event event,
 {
   struct formatting *formatting = opaque;
   /* Copy A is where the old and the new could be mixed. */
-  const int images = at == 0 && length > sizeof (le64) ? 64 : 4;
+  const int images = at == 0 && length > sizeof (le64) ? 64 : 8;
 
   for (int i = 0; i < images; i++) {
     struct memory_device *image = memory_device_crash (d,
