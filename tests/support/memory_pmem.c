@@ -103,7 +103,7 @@ settle_pending (struct memory_device *device)
 }
 
 void
-memory_device_track (struct memory_device *device, uint64_t seed)
+memory_device_track (struct memory_device *device, uint64_t random)
 {
   assert (device->tracker == NULL);
   device->tracker = calloc (1, sizeof *device->tracker);
@@ -111,7 +111,7 @@ memory_device_track (struct memory_device *device, uint64_t seed)
   device->tracker->durable = malloc (device->size);
   assert (device->tracker->durable);
   memcpy (device->tracker->durable, device->bytes, device->size);
-  device->tracker->random = seed;
+  device->tracker->random = random;
 }
 
 /* Keep each UNIT bytes of RANGE, or not. */

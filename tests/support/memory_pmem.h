@@ -65,9 +65,10 @@ extern struct pmem *memory_pmem_open (struct memory_device *device);
 extern struct memory_device *
 memory_device_clone (const struct memory_device *device);
 
-/* From now on know what is durable; what lies there now is. */
+/* From now on know what is durable; what lies there now is.  RANDOM is a
+ * seed. */
 extern void memory_device_track (struct memory_device *device,
-                                 uint64_t seed);
+                                 uint64_t random);
 
 /* A new device (not tracked) that holds what a power cut at this instant
  * might leave. */
