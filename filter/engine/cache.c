@@ -600,20 +600,21 @@ check_identity (struct superblock *sb, const struct backend *backend,
   if (sb->backing_size != backend->size) {
     report (REPORT_ERROR, "the cache belongs to a backing store of %" PRIu64
             " bytes, this one has %" PRIu64 ": it was resized or is another "
-            "one; not used", sb->backing_size, backend->size);
+            "one; not used: give the cache's own, or another cache device", sb->backing_size, backend->size);
     return -EMEDIUMTYPE;
   }
   if (sb->export_length != export_length
       || memcmp (sb->export_name, export, export_length) != 0) {
     report (REPORT_ERROR, "the cache belongs to export \"%.*s\", this is "
-            "\"%s\"; not used", (int) sb->export_length, sb->export_name,
+            "\"%s\"; not used: give another cache device", (int) sb->export_length, sb->export_name,
             export);
     return -EMEDIUMTYPE;
   }
   if (backing_id && (sb->backing_id_length != id_length
                      || memcmp (sb->backing_id, backing_id, id_length) != 0)) {
     report (REPORT_ERROR, "the cache belongs to the backing store with "
-            "pcache-backing-id=%.*s, not %s; not used",
+            "pcache-backing-id=%.*s, not %s; not used: give another cache "
+            "device",
             (int) sb->backing_id_length, sb->backing_id, backing_id);
     return -EMEDIUMTYPE;
   }

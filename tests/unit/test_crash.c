@@ -41,7 +41,7 @@
 #define KEPT 16                 /* versions remembered of a block */
 
 /* Seeds that once failed, if only because of the oracle. */
-static const uint64_t old_seeds[] = { 1, 4711 };
+static const uint64_t old_seeds[] = { 1, 4711, 1795264608961 };
 
 struct history {
   struct { uint32_t version, epoch; bool is_zero; } of[KEPT]; /* ascending */
@@ -254,13 +254,15 @@ check_block (uint64_t n, uint32_t found)
     if (fits (h, i - 1, found))
       break;
   if (i > floor) {
-    h->count = i;               /* what came later is lost */
-    /* What came in between may be: FUA makes its own write durable, and what
-     * that overwrote need never have reached a disk. */
-    if (i - 1 > floor + 1) {
-      h->of[floor + 1] = h->of[i - 1];
-      h->count = floor + 2;
-    }
+    unsigned flushed = 0;
+
+    while (flushed < i - 1 && h->of[flushed].version <= w.flushed_version)
+      flushed++;
+    /* What came later is lost.  What came in between, since the last flush,
+     * may be: FUA makes its own write durable, and what that overwrote need
+     * never have reached a disk. */
+    h->of[flushed] = h->of[i - 1];
+    h->count = flushed + 1;
   }
   else if (found == 0 && (h->count == 0
                           || (h->of[0].version > w.flushed_version
