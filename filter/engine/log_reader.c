@@ -192,10 +192,12 @@ log_walk_find_later (struct log_walk *walk, struct set *set)
 {
   const struct segment *segment = walk->segment;
   const uint64_t base = segment_at (walk->reader->superblock, segment->id);
+  const le64 magic = le64_of (MAGIC_SET);
   _Alignas (64) uint8_t block[16384];
   uint32_t block_start = UINT32_MAX;    /* none read yet */
 
-  if (segment->state == SEGMENT_SEALED && walk->ordinal >= segment->sets)
+  if ((segment->state == SEGMENT_SEALED && walk->ordinal >= segment->sets)
+      || walk->end <= walk->barren)
     return false;
   /* Sets lie on 64-byte lines and the smallest takes two. */
   for (uint32_t end = walk->end; end >= SET_BYTES (1); end -= MEDIA_LINE) {
@@ -211,8 +213,14 @@ log_walk_find_later (struct log_walk *walk, struct set *set)
                      sizeof block) < 0)
         block_start = UINT32_MAX;
     }
-    if (block_start != UINT32_MAX)
-      memcpy (&header, block + (at - block_start), sizeof header);
+    if (block_start != UINT32_MAX) {
+      const uint8_t *line = block + (at - block_start);
+
+      /* Nearly all lines are none. */
+      if (memcmp (line, &magic, sizeof magic) != 0)
+        continue;
+      memcpy (&header, line, sizeof header);
+    }
     else if (pmem_read (walk->reader->pmem, &header, base + at,
                         sizeof header) < 0)
       continue;
@@ -222,6 +230,7 @@ log_walk_find_later (struct log_walk *walk, struct set *set)
         && walk_on (walk, set) == SET_OK)
       return true;
   }
+  walk->barren = walk->end;
   return false;
 }
 

@@ -75,6 +75,8 @@ struct log_walk {
   uint32_t end;                 /* where the next set ends */
   uint32_t ordinal;             /* of the next set */
   uint64_t sequence, epoch;     /* last seen */
+  uint32_t barren;              /* no set ends at or below this; may be taken
+                                 * over from an earlier walk of the same */
 };
 
 extern void log_walk_start (struct log_walk *walk,

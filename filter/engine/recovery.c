@@ -53,6 +53,7 @@ struct finding {
   uint64_t epoch_max;           /* of dirty records */
   uint64_t sequence_min, sequence_max;
   uint64_t epoch_seen;          /* of any set */
+  uint32_t barren;              /* no set ends at or below this */
 };
 
 struct recovery {
@@ -217,6 +218,7 @@ survey_open (struct recovery *rec, struct finding *f, struct set *set)
   enum set_verdict verdict;
 
   log_walk_start (&walk, &rec->engine->reader, f->segment);
+  walk.barren = f->barren;
   for (;;) {
     before = walk;
     verdict = log_walk_next (&walk, set);
@@ -236,14 +238,15 @@ survey_open (struct recovery *rec, struct finding *f, struct set *set)
 /* What the sets of an open segment declare durable.  Needed before any open
  * segment is judged. */
 static void
-survey_declarations (struct recovery *rec, const struct segment *segment,
+survey_declarations (struct recovery *rec, struct finding *f,
                      struct set *set)
 {
   struct log_walk walk;
 
-  log_walk_start (&walk, &rec->engine->reader, segment);
+  log_walk_start (&walk, &rec->engine->reader, f->segment);
   while (next_or_later (&walk, set))
     rec->durable_through = MAX (rec->durable_through, set->durable_through);
+  f->barren = walk.barren;
 }
 
 static int
@@ -332,7 +335,7 @@ survey (struct recovery *rec)
     if (segment->state == SEGMENT_SEALED)
       survey_sealed (rec, &rec->findings[rec->count], set);
     else
-      survey_declarations (rec, segment, set);
+      survey_declarations (rec, &rec->findings[rec->count], set);
     rec->count++;
   }
   for (uint32_t i = 0; i < rec->count; i++)
