@@ -254,23 +254,36 @@ gc_main (void *opaque)
 }
 
 bool
-cache_step (struct cache *cache)
+cache_step_eviction (struct cache *cache)
 {
-  bool sealed = false, written = false;
+  bool worked;
+
+  assert (!cache->started);
+  return gc_step (&cache->engine, &worked) == 0 && worked;
+}
+
+bool
+cache_step_writeback (struct cache *cache)
+{
+  bool worked;
   int r;
 
   assert (!cache->started);
-  if (gc_step (&cache->engine, &sealed) < 0)
-    sealed = false;
-  if (can_write_back (cache)) {
-    r = writeback_step (cache->writeback, UINT64_MAX, &written);
-    cache->writeback_error = r;
-    if (r < 0) {
-      stats_add (cache->engine.stats, STAT_writeback_errors, 1);
-      written = false;
-    }
-  }
-  return sealed || written;
+  if (!can_write_back (cache))
+    return false;
+  r = writeback_step (cache->writeback, UINT64_MAX, &worked);
+  cache->writeback_error = r;
+  if (r < 0)
+    stats_add (cache->engine.stats, STAT_writeback_errors, 1);
+  return r == 0 && worked;
+}
+
+bool
+cache_step (struct cache *cache)
+{
+  const bool evicted = cache_step_eviction (cache);
+
+  return cache_step_writeback (cache) || evicted;
 }
 
 static int
@@ -437,23 +450,27 @@ choose_heads (const struct engine *engine)
 {
   const uint32_t limit =
     MAX (engine->superblock.geometry.segment_count / 8, 1u);
-  const long cpus = sysconf (_SC_NPROCESSORS_ONLN);
-  const unsigned wanted = engine->options.heads ? engine->options.heads
-    : cpus > 0 ? (unsigned) cpus : 1;
+  long wanted = engine->options.heads;
 
-  return MIN (wanted, limit);
+  if (wanted == 0)
+    wanted = sysconf (_SC_NPROCESSORS_ONLN);
+  return MIN (MAX (wanted, 1L), (long) limit);
+}
+
+static int
+set_gc_percent (struct engine *engine, unsigned percent)
+{
+  atomic_store (&engine->gc_percent, percent);
+  return control_set_gc_percent (&engine->superblock, percent);
 }
 
 static int
 settle_gc_percent (struct engine *engine)
 {
-  uint32_t percent = control_get (&engine->superblock).gc_percent;
+  const uint32_t percent = control_get (&engine->superblock).gc_percent;
 
-  if (engine->options.gc_percent >= 0) {
-    percent = engine->options.gc_percent;
-    atomic_store (&engine->gc_percent, percent);
-    return control_set_gc_percent (&engine->superblock, percent);
-  }
+  if (engine->options.gc_percent >= 0)
+    return set_gc_percent (engine, engine->options.gc_percent);
   atomic_store (&engine->gc_percent, percent <= CACHE_MAX_GC_PERCENT ? percent
                 : CACHE_DEFAULT_GC_PERCENT);
   return 0;
@@ -899,6 +916,24 @@ cache_map (struct cache *cache, struct range range, enum map_kind *kind,
 {
   assert (is_on_disk (cache, range));
   engine_map (&cache->engine, range, kind, length);
+}
+
+int
+cache_set_gc_percent (struct cache *cache, unsigned percent)
+{
+  int r;
+
+  if (percent > CACHE_MAX_GC_PERCENT)
+    return -EINVAL;
+  r = set_gc_percent (&cache->engine, percent);
+  wake_services (cache);
+  return r;
+}
+
+struct engine *
+cache_engine (struct cache *cache)
+{
+  return &cache->engine;
 }
 
 void

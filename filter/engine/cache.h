@@ -136,6 +136,12 @@ extern void cache_close (struct cache *cache);
 /* Do one unit of background work (seal, write back, evict).  True if
  * there was any.  Only without cache_start. */
 extern bool cache_step (struct cache *cache);
+/* Its halves. */
+extern bool cache_step_eviction (struct cache *cache);
+extern bool cache_step_writeback (struct cache *cache);
+
+/* 0..CACHE_MAX_GC_PERCENT; remembered by the device when it returns 0. */
+extern int cache_set_gc_percent (struct cache *cache, unsigned percent);
 
 /* Gauges. */
 struct cache_status {

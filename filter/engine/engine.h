@@ -44,6 +44,9 @@ struct engine {
                          uint64_t waiting_since_ms);
 };
 
+/* cache.c: for tests and tools that look inside. */
+extern struct engine *cache_engine (struct cache *cache);
+
 /* read.c */
 extern int engine_read (struct engine *engine, void *buf,
                         struct range range);
