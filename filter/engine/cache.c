@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/mutation.h"
 #include "base/report.h"
 #include "engine/cache.h"
 #include "engine/engine.h"
@@ -91,7 +92,7 @@ on_retired (void *opaque)
 {
   struct cache *cache = opaque;
 
-  if (cache->started)
+  if (cache->started && !MUTATION (T14_GC_BY_TIMER))
     wake_services (cache);
 }
 
@@ -171,8 +172,9 @@ note_attempt_locked (struct cache *cache, int error)
       report (REPORT_ERROR, "write-back failed: %s; the data stays dirty in the "
               "cache, trying again", strerror (-error));
     }
-    cache->retry_at_ms = now + MIN (BACKOFF_MIN_MS << doublings,
-                                    limit);
+    cache->retry_at_ms = MUTATION (T15_SPIN) ? now
+      : MUTATION (T15_GIVE_UP) ? UINT64_MAX
+      : now + MIN (BACKOFF_MIN_MS << doublings, limit);
   }
   cache->writeback_error = error;
   pthread_cond_broadcast (&cache->progress);
@@ -304,8 +306,10 @@ wait_for_space (struct engine *engine, uint64_t ticket,
   mutex_lock (&cache->lock);
   now = now_ms ();
   cache->want_space = true;
-  cache->gc_calls++;
-  pthread_cond_broadcast (&cache->wake);
+  if (!MUTATION (T14_GC_BY_TIMER)) {
+    cache->gc_calls++;
+    pthread_cond_broadcast (&cache->wake);
+  }
   /* Whichever of the two services fails, no space comes. */
   error = cache->writeback_error < 0 ? cache->writeback_error
     : cache->gc_error;
@@ -452,6 +456,8 @@ choose_heads (const struct engine *engine)
     MAX (engine->superblock.geometry.segment_count / 8, 1u);
   long wanted = engine->options.heads;
 
+  if (MUTATION (T13_IDLE_HEADS))
+    return engine->superblock.geometry.segment_count;
   if (wanted == 0)
     wanted = sysconf (_SC_NPROCESSORS_ONLN);
   return MIN (MAX (wanted, 1L), (long) limit);
@@ -471,8 +477,12 @@ settle_gc_percent (struct engine *engine)
 
   if (engine->options.gc_percent >= 0)
     return set_gc_percent (engine, engine->options.gc_percent);
-  atomic_store (&engine->gc_percent, percent <= CACHE_MAX_GC_PERCENT ? percent
-                : CACHE_DEFAULT_GC_PERCENT);
+  if (MUTATION (T12_PERCENT_CUT))
+    atomic_store (&engine->gc_percent, (uint8_t) percent);
+  else
+    atomic_store (&engine->gc_percent,
+                  percent <= CACHE_MAX_GC_PERCENT ? percent
+                  : CACHE_DEFAULT_GC_PERCENT);
   return 0;
 }
 
@@ -614,7 +624,7 @@ check_identity (struct superblock *sb, const struct backend *backend,
   const size_t export_length = strlen (export);
   const size_t id_length = backing_id ? strlen (backing_id) : 0;
 
-  if (sb->backing_size != backend->size) {
+  if (sb->backing_size != backend->size && !MUTATION (T16_ANY_STORE)) {
     report (REPORT_ERROR, "the cache belongs to a backing store of %" PRIu64
             " bytes, this one has %" PRIu64 ": it was resized or is another "
             "one; not used: give the cache's own, or another cache device", sb->backing_size, backend->size);
@@ -742,6 +752,8 @@ cache_drain (struct cache *cache, uint64_t timeout_ms)
   cache->failures = MIN (cache->failures, 1u);
   cache->retry_at_ms = 0;
   pthread_cond_broadcast (&cache->wake);
+  if (MUTATION (T25_ENDLESS_DRAIN))
+    through = UINT64_MAX;
   while (!is_drained (engine, through)) {
     if (!can_write_back (cache))
       r = -ESHUTDOWN;
@@ -789,6 +801,8 @@ cache_stop (struct cache *cache, bool drain, uint64_t timeout_ms)
   /* T17: a failure here means that acknowledged data may be gone, and is
    * never swallowed. */
   s = log_flush (engine->log);
+  if (MUTATION (T17_LAST_FLUSH_IGNORED))
+    s = 0;
   if (s == 0) {
     /* Sealed segments say how many sets they have, so damage that comes
      * while nobody looks is noticed at the next start. */

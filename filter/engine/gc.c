@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "base/cleanup.h"
+#include "base/mutation.h"
 #include "base/report.h"
 #include "engine/gc.h"
 #include "engine/rcu.h"
@@ -247,8 +248,11 @@ static int
 evict (struct engine *engine, struct segment *segment)
 {
   CLEANUP_FREE struct eviction *ev = malloc (sizeof *ev);
+  const uint64_t before = MUTATION (T22_DEAD_WITHOUT_TAIL)
+    ? stats_get (engine->stats, STAT_evicted_records) : 0;
   int r;
 
+  (void) before;
   if (ev == NULL)
     return -ENOMEM;
   ev->engine = engine;
@@ -261,12 +265,23 @@ evict (struct engine *engine, struct segment *segment)
 
   /* 1. Out of the index.  Crash: replay brings it all back. */
   empty (ev);
+  if (MUTATION (T4_REUSE_BEFORE_TAIL)) {
+    const uint64_t through = ev->segment.sequence_max;
+
+    r = segment_free (&engine->segments, segment);
+    segment_release (&engine->segments, segment);
+    stats_add (engine->stats, STAT_evicted_segments, 1);
+    return r < 0 ? r : control_advance (&engine->superblock, through, 0);
+  }
 
   /* 2. The tail.  Crash before: as before 1.  After: replay ignores these
    * records, and every older copy of the same ranges with them (T5).
    * Always, even if all of them were superseded: what superseded them may still be in
    * DRAM only (T22). */
-  r = control_advance (&engine->superblock, ev->segment.sequence_max, 0);
+  if (!MUTATION (T5_NO_TAIL)
+      && !(MUTATION (T22_DEAD_WITHOUT_TAIL)
+           && stats_get (engine->stats, STAT_evicted_records) == before))
+    r = control_advance (&engine->superblock, ev->segment.sequence_max, 0);
   if (r < 0)
     return r;
 

@@ -25,6 +25,7 @@
 #include <xxhash.h>
 
 #include "base/cleanup.h"
+#include "base/mutation.h"
 #include "base/report.h"
 #include "engine/log.h"
 
@@ -193,7 +194,7 @@ close_set_locked (struct log *log, struct head *head,
    * so is every set before it, since each was fenced here before the next was
    * stored. */
   r = pmem_copy (pmem, at, buf, bytes);
-  if (r == 0)
+  if (r == 0 && !MUTATION (FLUSH_WITHOUT_FENCE))
     r = pmem_fence (pmem);
   if (r < 0) {
     stats_add (log->options.stats, STAT_media_errors, 1);
@@ -376,7 +377,7 @@ refill (struct log *log, struct head *head, enum log_purpose purpose,
   if (r < 0) {
     /* What this head has may be all there is to write back and evict:
      * let go of it. */
-    if (purpose == LOG_WRITE) {
+    if (purpose == LOG_WRITE && !MUTATION (T13_IDLE_HEADS)) {
       {
         HOLD_LOCK (&head->lock);
         retire_locked (log, head->segments);
@@ -504,7 +505,7 @@ flush_locked (struct log *log)
     note_sync (log, false);
     /* Crash before: any part of these sets and their data may be there; replay
      * keeps what verifies.  After: all of it is. */
-    r = pmem_sync (pmem);
+    r = MUTATION (SYNC_LEFT_OUT) ? 0 : pmem_sync (pmem);
     if (r < 0)
       return r;
     note_sync (log, true);
@@ -545,7 +546,8 @@ log_commit (struct log *log, struct reservation *res)
     }
   }
   /* T20: whoever hears of this write belongs to a later epoch. */
-  atomic_fetch_add (&log->epoch, 1);
+  if (!MUTATION (T20_FUA_WITHOUT_EPOCH))
+    atomic_fetch_add (&log->epoch, 1);
   return 0;
 }
 
@@ -627,7 +629,7 @@ seal (struct log *log, struct open_segment *open)
 
   /* The header must not say "sealed" before what it vouches for is
    * durable. */
-  r = pmem_sync (log->options.pmem);
+  r = MUTATION (SEAL_BEFORE_SYNC) ? 0 : pmem_sync (log->options.pmem);
   if (r < 0)
     return r;
   return segment_seal (log->options.segments, open->segment, open->sets,

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <xxhash.h>
 
+#include "base/mutation.h"
 #include "engine/log_reader.h"
 
 const char *
@@ -63,8 +64,9 @@ decode_record (const struct log_reader *reader, const struct segment *segment,
   case RECORD_DATA:
     return is_short (record->range)
       && place % MEDIA_LINE == 0
-      && place <= set_start
-      && DATA_BYTES (record->range.length) <= set_start - place;
+      && (MUTATION (T11_NO_BOUNDS)
+          || (place <= set_start
+              && DATA_BYTES (record->range.length) <= set_start - place));
   case RECORD_ZERO:
   case RECORD_TRIM:
     return record->range.length <= UINT32_MAX;
@@ -92,7 +94,8 @@ log_read_set (const struct log_reader *reader, const struct segment *segment,
                  sizeof header) < 0)
     return SET_UNREADABLE;
   if (le64_get (header.magic) != MAGIC_SET
-      || le64_get (header.generation) != segment->generation
+      || (le64_get (header.generation) != segment->generation
+          && !MUTATION (T3_STALE_SETS))
       || le32_get (header.segment) != segment->id
       || le32_get (header.offset) != end - sizeof header
       || le32_get (header.ordinal) != ordinal)

@@ -38,6 +38,7 @@
 #include <xxhash.h>
 
 #include "base/cleanup.h"
+#include "base/mutation.h"
 #include "base/report.h"
 #include "base/thread.h"
 #include "engine/recovery.h"
@@ -182,8 +183,10 @@ judge_end (struct recovery *rec, struct finding *f, struct log_walk *walk,
            enum set_verdict verdict, struct set *set)
 {
   const struct log_walk at_gap = *walk;
-  bool missing_durable = verdict == SET_UNREADABLE
-    || verdict == SET_CORRUPT; /* no crash leaves these (T8) */
+  bool missing_durable = (verdict == SET_UNREADABLE
+                          || verdict == SET_CORRUPT) /* no crash leaves
+                                                      * these (T8) */
+    && !MUTATION (T8_UNREADABLE_IS_END);
   struct finding behind = *f;
   uint32_t expected;
 
@@ -223,7 +226,8 @@ survey_open (struct recovery *rec, struct finding *f, struct set *set)
     before = walk;
     verdict = log_walk_next (&walk, set);
     if (verdict == SET_OK && f->segment->unordered
-        && set->epoch > rec->durable_through && !data_is_there (rec, set)) {
+        && set->epoch > rec->durable_through
+        && !MUTATION (DATA_NOT_LOOKED_FOR) && !data_is_there (rec, set)) {
       walk = before;
       return;                   /* everything from here on was never synced:
                                  * a sync would have brought this data too */
@@ -254,6 +258,8 @@ refuse_or_go_on (struct recovery *rec, const struct finding *f)
 {
   struct engine *engine = rec->engine;
 
+  if (MUTATION (T23_DAMAGE_SKIPPED))
+    return 0;
   if (f->hidden_epoch <= rec->written_back) {
     rec->tail = MAX (rec->tail, f->hidden_sequence);
     report (REPORT_WARNING, "segment %" PRIu32 ": all that the damage can "
@@ -429,9 +435,22 @@ replay_record (struct recovery *rec, const struct run *run)
    * passed its record (gc.c), but not because damage may hide something
    * newer: then it had better stay lost. */
   if (record->sequence <= (lost ? rec->evicted_through : rec->tail)
-      && (record->clean || run->set.epoch <= rec->written_back)) {
+      && (record->clean || run->set.epoch <= rec->written_back
+          || MUTATION (T21_DIRTY_BELOW_TAIL))) {
     stats_add (engine->stats, STAT_replay_dropped_records, 1);
     return 0;
+  }
+  if (MUTATION (NEWEST_LOSES)) {
+    struct index_cursor cursor;
+    struct piece piece;
+    bool mapped;
+
+    index_lock (engine->index, record->range);
+    index_walk_locked (&cursor, engine->index, record->range, false);
+    mapped = index_next_piece (&cursor, &piece) && !piece.is_hole;
+    index_unlock (engine->index, record->range);
+    if (mapped)
+      return 0;
   }
   record_to_extent (record, &extent);
   r = lost ? lost_add (&engine->lost, record->range) : 0;
@@ -582,7 +601,7 @@ settle (struct recovery *rec)
 
   /* After a kill without a power cut, sets and data may still be in the
    * page cache only: make durable what will be called so. */
-  r = pmem_sync (rec->engine->pmem);
+  r = MUTATION (OPEN_WITHOUT_SYNC) ? 0 : pmem_sync (rec->engine->pmem);
   if (r < 0)
     return r;
 

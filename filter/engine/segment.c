@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/cleanup.h"
+#include "base/mutation.h"
 #include "base/report.h"
 #include "engine/segment.h"
 
@@ -54,7 +55,8 @@ twin_setup (struct segment *segment, struct superblock *sb)
   /* The stride is the slot, not the struct (T2). */
   for (int copy = 0; copy < 2; copy++)
     segment->twin.at[copy] = sb->geometry.segment_table_at[copy]
-      + (uint64_t) segment->id * MEDIA_SLOT;
+      + (uint64_t) segment->id
+        * (MUTATION (T2_STRIDE) ? sizeof (struct media_segment) : MEDIA_SLOT);
 }
 
 static int
@@ -242,7 +244,12 @@ segment_acquire (struct segment_table *table, uint32_t keep,
     /* Crash before: free.  After: open and without sets, which recovery
      * frees again.  Only from here on may sets be written to it, so no
      * set is ever in a segment that its header calls free. */
-    r = change (table, segment, &next);
+    if (MUTATION (HEADER_AFTER_SETS)) {
+      *segment = next;
+      r = 0;
+    }
+    else
+      r = change (table, segment, &next);
     if (r == 0) {
       HOLD_LOCK (&table->lock);
       table->open++;
@@ -290,7 +297,7 @@ segment_repair (struct segment_table *table, struct segment *segment)
 {
   struct segment same = *segment;
 
-  if (!twin_is_whole (&segment->twin))
+  if (!twin_is_whole (&segment->twin) && !MUTATION (T1_NEWEST_FIRST))
     change (table, segment, &same);
 }
 
@@ -314,7 +321,8 @@ segment_free (struct segment_table *table, struct segment *segment)
   int r;
 
   next.state = SEGMENT_FREE;
-  next.generation++;
+  if (!MUTATION (OLD_GENERATION))
+    next.generation++;
   next.sets = 0;
   next.epoch_max = next.sequence_min = next.sequence_max = 0;
   /* Crash before: its sets are still valid; those that matter no more

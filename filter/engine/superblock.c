@@ -9,6 +9,7 @@
 
 #include "base/arith.h"
 #include "base/cleanup.h"
+#include "base/mutation.h"
 #include "base/report.h"
 #include "engine/cache.h"
 #include "engine/superblock.h"
@@ -135,7 +136,8 @@ features_are_known (uint64_t bits, uint64_t known, const char *word)
 static enum superblock_verdict
 judge_invalid (struct superblock *sb)
 {
-  if (sb->twin.verdict[0] == TWIN_BLANK && sb->twin.verdict[1] == TWIN_BLANK)
+  if ((sb->twin.verdict[0] == TWIN_BLANK && sb->twin.verdict[1] == TWIN_BLANK)
+      || MUTATION (T9_DAMAGED_IS_NEW))
     return SUPERBLOCK_UNFORMATTED;
   if (sb->twin.verdict[0] == TWIN_FOREIGN
       && sb->twin.verdict[1] != TWIN_CORRUPT)
@@ -331,7 +333,7 @@ superblock_format (struct superblock *sb, struct pmem *pmem,
   /* Copy B first: the mark in copy A's place holds until all else is
    * durable.  A torn copy A starts with the mark (half formatted) or with the
    * magic number (then B is the valid one). */
-  sb->twin.verdict[0] = TWIN_OK;
+  sb->twin.verdict[!!MUTATION (FORMAT_A_FIRST)] = TWIN_OK;
   sb->twin.copy_sequence[0] = 0;
   r = twin_update (&sb->twin, pmem, &sb->media);
   /* If only B could be written, the mark is still in A's place: the next
@@ -385,6 +387,8 @@ superblock_repair (struct superblock *sb)
   const struct control control = control_get (sb);
   int r = 0;
 
+  if (MUTATION (T1_NEWEST_FIRST))
+    return 0;
   if (!twin_is_whole (&sb->twin))
     r = twin_update (&sb->twin, sb->pmem, &sb->media);
   if (r == 0 && !twin_is_whole (&sb->control_twin))

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <xxhash.h>
 
+#include "base/mutation.h"
 #include "engine/twin.h"
 
 static uint64_t
@@ -99,6 +100,8 @@ write_copy (struct twin *twin, struct pmem *pmem, int copy,
   header.checksum = le64_of (checksum (twin, content));
   memcpy (content, &header, sizeof header);
   r = pmem_copy (pmem, twin->at[copy], content, twin->bytes);
+  if (MUTATION (T1_IN_PLACE) && copy == 0)
+    return r;
   return r < 0 ? r : pmem_fence (pmem);
 }
 
@@ -123,6 +126,8 @@ twin_update (struct twin *twin, struct pmem *pmem, void *content)
       && (twin->verdict[1] != TWIN_OK
           || twin->copy_sequence[1] < twin->copy_sequence[0]))
     first = 1;
+  if (MUTATION (T1_NEWEST_FIRST))
+    first = !first;
 
   for (int i = 0; i < 2; i++) {
     const int copy = first ^ i;
@@ -131,7 +136,7 @@ twin_update (struct twin *twin, struct pmem *pmem, void *content)
     /* Crash here: this copy torn, the other whole: for i = 0 it still says
      * what was, for i = 1 already what will be. */
     r = write_copy (twin, pmem, copy, sequence, content);
-    if (r == 0)
+    if (r == 0 && !(MUTATION (T1_IN_PLACE) && i == 0))
       r = pmem_sync (pmem);
     if (r < 0) {
       /* Perhaps torn now: the first to be rewritten next time.  For i = 0

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "base/cleanup.h"
+#include "base/mutation.h"
 #include "base/report.h"
 #include "engine/writeback.h"
 
@@ -496,13 +497,14 @@ choose_epoch (struct engine *engine, uint64_t limit, uint64_t *through)
     /* What is left is in open sets, or in an epoch that is not
      * complete: complete it (T24: nothing is written back before it is
      * durable here). */
-    r = log_flush (engine->log);
+    r = MUTATION (T24_TOO_EARLY) ? 0 : log_flush (engine->log);
     if (r < 0)
       return r;
     if (!epoch_queue_first (&engine->queue, &first, &since))
       return 0;
   }
-  if (first > limit || first > log_closed_through (engine->log))
+  if (first > limit || (first > log_closed_through (engine->log)
+                        && !MUTATION (T24_TOO_EARLY)))
     return 0;
   *through = first;
   if (engine->options.writeback_order == WRITEBACK_BATCH)
@@ -535,8 +537,10 @@ writeback_step (struct writeback *wb, uint64_t limit, bool *worked)
 
   /* Crash before: the epoch is still dirty here and partly in the backing store,
    * which is legal there, and is written again. */
+  if (MUTATION (T7_CLEAN_BEFORE_FLUSH))
+    control_advance (&engine->superblock, 0, through);
   r = backend_flush (engine->backend);
-  if (r < 0)
+  if (r < 0 && !MUTATION (T7_FLUSH_IGNORED))
     return r;                   /* T7 */
   /* The records that say "lost" must be durable before what they replace
    * counts as clean. */

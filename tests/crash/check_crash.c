@@ -22,7 +22,6 @@
 #include "support/seed.h"
 
 #define MAX_JOBS 64
-#define MAX_REPORTED 10
 
 /* Distinct states that the normal run must see. */
 #define ENOUGH UINT64_C (1000000)
@@ -42,11 +41,13 @@ struct task {
 #define FEW_STEPS "wFftbgrx"
 
 static const struct task normal[] = {
-  { .name = "all steps, up to 2", .to = 8, .steps = ALL_STEPS, .length = 2 },
-  { .name = "all steps, up to 3", .to = 4, .steps = ALL_STEPS, .length = 3 },
-  { .name = "few steps, up to 4", .to = 4, .steps = FEW_STEPS, .length = 4 },
   { .name = "formatting", .to = 8, .formatting = true },
+  { .name = "all steps, up to 2", .to = 8, .steps = ALL_STEPS, .length = 2 },
   { .name = "random, 120 steps", .to = 8, .length = 120, .random = 20 },
+  { .name = "few steps, up to 4", .from = 6, .to = 7, .steps = FEW_STEPS,
+    .length = 4 },
+  { .name = "few steps, up to 4", .to = 4, .steps = FEW_STEPS, .length = 4 },
+  { .name = "all steps, up to 3", .to = 4, .steps = ALL_STEPS, .length = 3 },
 };
 
 static const struct task longer[] = {
@@ -80,17 +81,19 @@ static struct shared {
 static struct state_set *seen, *done;
 static const struct task *tasks;
 static unsigned task_count;
+static unsigned most_violations = 10;   /* then stop */
 static unsigned scale = 100;    /* percent of the sequences */
 
 static void
 usage (FILE *to)
 {
-  fputs ("usage: check_crash [--long] [--jobs N] [--seed N]\n"
+  fputs ("usage: check_crash [--long] [--jobs N] [--seed N] [--first]\n"
          "       check_crash [--seed N] --replay 'START STEPS'\n"
          "\n"
          "Runs histories on a model of a cache device and of a backing store, lets\n"
          "the power fail at every point of them, opens what that may have left,\n"
          "and checks it.  The normal run takes minutes; --long takes hours.\n"
+         "--first: stop at the first violation, and do not shrink its history.\n"
          "--replay runs one history again, as it was printed.\n"
          "TEST_SCALE=N in the environment: N percent of the histories.\n", to);
 }
@@ -237,11 +240,11 @@ report_violation (struct explorer *ex, const struct history *h,
   static char text[8192], first[8192], wrong[800];
   struct history less = *h;
 
-  if (atomic_fetch_add (&shared->violations, 1) >= MAX_REPORTED)
+  if (atomic_fetch_add (&shared->violations, 1) >= most_violations)
     return;
   snprintf (wrong, sizeof wrong, "%s", problem);
   print_history (first, sizeof first, h);
-  if (can_shrink)
+  if (can_shrink && most_violations > 1)
     shrink (ex, &less, wrong, sizeof wrong);
   print_history (text, sizeof text, &less);
   printf ("VIOLATION: %s\n  check_crash --seed %" PRIu64
@@ -297,7 +300,7 @@ work (unsigned me)
       continue;
     print_history (shared->doing[me], sizeof shared->doing[me], &h);
     run (task, &h);
-    if (shared->violations >= MAX_REPORTED)
+    if (shared->violations >= most_violations)
       break;
   }
   explorer_for (NULL, NULL);
@@ -394,6 +397,7 @@ int
 main (int argc, char *argv[])
 {
   static const struct option options[] = {
+    { "first", no_argument, NULL, 'f' },
     { "help", no_argument, NULL, 'h' },
     { "jobs", required_argument, NULL, 'j' },
     { "long", no_argument, NULL, 'l' },
@@ -409,6 +413,7 @@ main (int argc, char *argv[])
 
   while ((c = getopt_long (argc, argv, "", options, NULL)) != -1)
     switch (c) {
+    case 'f': most_violations = 1; break;
     case 'h': usage (stdout); return 0;
     case 'j': jobs = strtoul (optarg, NULL, 10); break;
     case 'l': be_long = true; break;

@@ -889,11 +889,13 @@ make_base (struct explorer *ex)
     make_room (ex);
   }
   if (ex->start->used)
-    prepare (ex, "wvyFfdo");    /* a segment of clean data */
+    /* Clean data; with two heads, of each of w and v two versions in two
+     * segments, and of one of them the older in the one evicted last. */
+    prepare (ex, "wwyvvFfdo");
   make_room (ex);
   memcpy (ex->base_found, ex->disk[0]->stable, DISK_SIZE);
   if (ex->start->used)
-    prepare (ex, "wtyvfo");     /* and a dirty one */
+    prepare (ex, "zyfo");       /* and some that is dirty */
   cache_close (ex->cache);
   ex->cache = NULL;
   shadow_forget (ex->device[0]);
