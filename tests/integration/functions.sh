@@ -39,6 +39,7 @@ shm=                            # a directory in /dev/shm, when it is needed
 loops=()                        # loop devices
 declare -A pid_of               # of the running servers
 helpers=()                      # other processes
+kills=0                         # how many servers kill -9 has ended
 cd "$dir"
 
 say () { printf '%s\n' "$*"; }
@@ -51,6 +52,16 @@ fail ()
 
 # At the end. ------------------------------------------------------------
 
+# A process and those that it has started.
+end_tree ()
+{
+  local pid children
+
+  children=$(pgrep -P "$1")
+  kill -KILL "$1"
+  for pid in $children; do end_tree "$pid"; done
+}
+
 at_exit ()
 {
   local code=$? pid log device
@@ -59,16 +70,21 @@ at_exit ()
   set +eu
   # A test may have one.
   if declare -F clean_up >/dev/null; then clean_up; fi
-  for pid in "${pid_of[@]}" "${helpers[@]}"; do
-    kill -KILL "$pid" 2>/dev/null
-  done
-  wait 2>/dev/null
+  # The shell would say of each that it was killed, after the last line.
+  {
+    for pid in "${pid_of[@]}" "${helpers[@]}"; do
+      end_tree "$pid"
+    done
+    wait
+  } 2>/dev/null
   # Daemons are not our children.
   for pid in "$dir"/*.pid; do
     pid=$(cat "$pid" 2>/dev/null)
     if [ -n "$pid" ] && [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = nbdkit ]
     then kill -KILL "$pid" 2>/dev/null; fi
   done
+  # Where mount_loop and attach put them.
+  umount -l "$dir/mnt" "$dir/fuse" 2>/dev/null
   for device in "${loops[@]}"; do
     losetup -d "$device" 2>/dev/null
   done
@@ -106,6 +122,20 @@ need_plugin ()
 {
   "$NBDKIT" "$1" --version >/dev/null 2>&1 ||
     skip "nbdkit has no plugin $1 here"
+}
+
+# For a test that mounts something: where it may, it starts again with mounts
+# of its own.  When its last process is gone, so are they, even if it was
+# killed.
+own_mounts ()
+{
+  if [ -z "${PCACHE_OWN_MOUNTS:-}" ] && [ "$(id -u)" -eq 0 ] &&
+     unshare -m true 2>/dev/null
+  then
+    cd /
+    rm -rf "$dir"
+    PCACHE_OWN_MOUNTS=1 exec unshare -m "$BASH" "$here/${0##*/}"
+  fi
 }
 
 PATH=$PATH:/usr/sbin:/sbin
@@ -146,6 +176,21 @@ now_ms () { date +%s%3N; }
 
 # How long ago $1 was, in ms.
 since () { echo $(( $(now_ms) - $1 )); }
+
+# use_seed: a run's choices are made with RANDOM; SEED=N repeats them.
+use_seed ()
+{
+  seed=${SEED:-$(date +%s)}
+  say "seed $seed"
+  RANDOM=$seed
+}
+
+# sleep_up_to MS: for a random time.
+sleep_up_to ()
+{
+  local ms=$((RANDOM % ($1 + 1)))
+  sleep "$((ms / 1000)).$(printf %03d $((ms % 1000)))"
+}
 
 # scaled NUMBER: as many as a sanitizer leaves time for.
 scaled ()
@@ -222,16 +267,32 @@ await ()
   return $code
 }
 
-# As a power cut would, but for what the kernel has.
+# As a power cut would, but for what the kernel has.  Counted only if that was
+# what ended it.
 kill_hard ()
 {
-  local name=$1
+  local name=$1 code=0
 
   # A client may have done it.
   kill -KILL "${pid_of[$name]}" 2>/dev/null || true
-  wait "${pid_of[$name]}" 2>/dev/null || true
+  wait "${pid_of[$name]}" 2>/dev/null || code=$?
   unset "pid_of[$name]"
+  if [ $code -eq 137 ]; then kills=$((kills + 1)); fi
 }
+
+# start_killed MS NAME ARGUMENT...: kill -9 it within MS of its start.
+start_killed ()
+{
+  local ms=$1 name=$2
+  shift 2
+
+  launch "$name" --filter=pcache "$@"
+  sleep_up_to "$ms"
+  kill_hard "$name"
+}
+
+# The last line of a test that is about kills.
+say_kills () { say "$kills kills${1:+: $1}"; }
 
 # figure NAME COUNTER: from the statistics it wrote when it ended.
 figure ()
@@ -292,8 +353,16 @@ use_cache ()
       cache=$dir/cache.img
       ;;
     pmem)
-      [ -n "$shm" ] || shm=$(mktemp -d /dev/shm/pcache.XXXXXX) ||
-        skip "/dev/shm is not writable"
+      if [ -z "$shm" ]; then
+        # What a test that was killed itself has left: it, or a server of it,
+        # would hold the lock.
+        find /dev/shm -maxdepth 1 -name 'pcache.??????' -mmin +10 \
+             -exec flock -n {} rm -rf {} \; 2>/dev/null || true
+        shm=$(mktemp -d /dev/shm/pcache.XXXXXX) ||
+          skip "/dev/shm is not writable"
+        exec {shm_lock}< "$shm"
+        flock -n "$shm_lock"
+      fi
       export PMEM_IS_PMEM_FORCE=1
       cache=$shm/cache.img
       ;;
@@ -307,6 +376,25 @@ use_cache ()
 nbdsh () { within 60 "$PYTHON3" -m nbd "$@"; }
 
 python () { within 100 "$PYTHON3" "$@"; }
+
+# serves NAME IMAGE [WHEN]: exactly that.
+serves ()
+{
+  python -c '
+import nbd, sys
+h = nbd.NBD ()
+h.connect_uri (sys.argv[1])
+with open (sys.argv[2], "rb") as f:
+    want = f.read ()
+if h.get_size () != len (want):
+    sys.exit ("the size is %d" % h.get_size ())
+for at in range (0, len (want), 1 << 20):
+    got = h.pread (min (1 << 20, len (want) - at), at)
+    if got != want[at:at + len (got)]:
+        sys.exit ("byte %d differs" % (
+            at + next (i for i, b in enumerate (got) if b != want[at + i])))
+' "$(uri "$1")" "$2" || fail "$1 does not serve $2${3:+ $3}"
+}
 
 # start_client NAME [PYTHON-CODE]: stays connected until end_client; runs the
 # code (h is the handle) and then says so in client.log.
@@ -334,6 +422,41 @@ end_client ()
 {
   kill -KILL "$client" 2>/dev/null || true
   wait "$client" 2>/dev/null || true
+}
+
+# File systems. ----------------------------------------------------------
+
+# attach NAME [OPTION...]: fuse/disk is what the server serves, as a file.
+attach ()
+{
+  mkdir -p fuse
+  nbdfuse "${@:2}" fuse/disk "$(uri "$1")" > nbdfuse.log 2>&1 &
+  fuse=$!
+  helpers+=($fuse)
+  until_true 10 is_attached
+  [ -e fuse/disk ] || skip "FUSE does not work here: $(head -n 1 nbdfuse.log)"
+}
+is_attached () { [ -e fuse/disk ] || is_gone $fuse; }
+
+# Also when its server is gone.
+detach ()
+{
+  umount fuse 2>/dev/null || fusermount3 -u fuse || umount -l fuse
+  # It has tripped over that.
+  within 20 tail --pid=$fuse -f /dev/null
+}
+
+# mount_loop FILE [OPTIONS]: on mnt, until umount mnt.  Nothing between the
+# file and us caches it.
+mount_loop ()
+{
+  local log
+
+  mkdir -p mnt
+  # The device goes with the mount, unlike one from losetup.
+  log=$(mount -o "loop${2:+,$2}" "$1" mnt 2>&1) ||
+    { say "$log"; return 1; }
+  losetup --direct-io=on "$(findmnt -n -o SOURCE mnt)"
 }
 
 # Images. ----------------------------------------------------------------

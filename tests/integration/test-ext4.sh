@@ -7,27 +7,10 @@
 . "$(dirname "$0")/functions.sh"
 need mkfs.ext4 e2fsck debugfs nbdfuse nbdcopy
 [ -e /dev/fuse ] || skip "there is no /dev/fuse"
+own_mounts
 
 truncate -s 96M disk.img
-mkdir fuse
 parameters=(file disk.img pmem=cache.img pmem-size=32M pcache-segment-size=1M)
-
-# nbdfuse makes a file of what a server serves.
-attach ()
-{
-  nbdfuse fuse/disk "$(uri "$1")" > nbdfuse.log 2>&1 &
-  fuse=$!
-  helpers+=($fuse)
-  until_true 10 attached
-  [ -e fuse/disk ] || skip "FUSE does not work here: $(cat nbdfuse.log)"
-}
-attached () { [ -e fuse/disk ] || is_gone $fuse; }
-detach ()
-{
-  umount fuse 2>/dev/null || fusermount3 -u fuse
-  within 20 tail --pid=$fuse -f /dev/null
-}
-clean_up () { umount -l "$dir/mnt" "$dir/fuse" 2>/dev/null; }
 
 start first "${parameters[@]}"
 attach first
@@ -53,52 +36,41 @@ stop second
 e2fsck -fn disk.img || fail "the drained file system is damaged"
 
 say "Mounted, with the kernel as the client"
-if [ "$(id -u)" -eq 0 ] && command -v losetup >/dev/null; then
+if [ "$(id -u)" -eq 0 ] && command -v losetup >/dev/null &&
+   command -v findmnt >/dev/null; then
   start third "${parameters[@]}" pcache-writeback-delay=50ms
   attach third
-  mkdir mnt
-  if loop=$(losetup -f --show fuse/disk 2>/dev/null); then
-    loops+=("$loop")
-    if mount "$loop" mnt 2>/dev/null; then
-      cp -r "$top_srcdir/filter" mnt/
-      sync -f mnt
-      # More, which is under way when it happens.
-      (for i in $(seq 40); do cp -r "$top_srcdir/filter" mnt/more$i || exit; done) \
-        > cp.log 2>&1 &
-      cp_pid=$!
-      helpers+=($cp_pid)
-      sleep 0.7
-      kill_hard third
-      wait $cp_pid 2>/dev/null || true
-      umount -l mnt
-      losetup -d "$loop" 2>/dev/null || true
-      loops=()
-      detach || true
-      cp --sparse=always disk.img lost.img
+  if mount_loop fuse/disk; then
+    cp -r "$top_srcdir/filter" mnt/
+    sync -f mnt
+    # More, which is under way when it happens.
+    (for i in $(seq 40); do cp -r "$top_srcdir/filter" mnt/more$i || exit; done) \
+      > cp.log 2>&1 &
+    cp_pid=$!
+    helpers+=($cp_pid)
+    sleep 0.7
+    kill_hard third
+    wait $cp_pid 2>/dev/null || true
+    umount -l mnt
+    detach
+    cp --sparse=always disk.img lost.img
 
-      start fourth "${parameters[@]}"
-      within 30 nbdcopy "$(uri fourth)" copy.img
-      stop fourth
-      # The journal is replayed, and then there is nothing left to repair.
-      e2fsck -fp copy.img > e2fsck.log 2>&1 || [ $? -eq 1 ] ||
-        fail "with the cache: $(cat e2fsck.log)"
-      e2fsck -fn copy.img > e2fsck.log 2>&1 || fail "$(cat e2fsck.log)"
-      for f in $(cd "$top_srcdir/filter" && ls ./*.c); do
-        debugfs -R "dump filter/$f out.c" copy.img 2>/dev/null
-        same out.c "$top_srcdir/filter/$f" "it was synced"
-      done
-      e2fsck -fp lost.img > e2fsck.log 2>&1 || [ $? -eq 1 ] ||
-        fail "without the cache: $(cat e2fsck.log)"
-      e2fsck -fn lost.img > e2fsck.log 2>&1 || fail "$(cat e2fsck.log)"
-    else
-      say "(a loop device cannot be mounted here: that part is left out)"
-      losetup -d "$loop"
-      loops=()
-      detach
-      stop third
-    fi
+    start fourth "${parameters[@]}"
+    within 30 nbdcopy "$(uri fourth)" copy.img
+    stop fourth
+    # The journal is replayed, and then there is nothing left to repair.
+    e2fsck -fp copy.img > e2fsck.log 2>&1 || [ $? -eq 1 ] ||
+      fail "with the cache: $(cat e2fsck.log)"
+    e2fsck -fn copy.img > e2fsck.log 2>&1 || fail "$(cat e2fsck.log)"
+    for f in $(cd "$top_srcdir/filter" && ls ./*.c); do
+      debugfs -R "dump filter/$f out.c" copy.img 2>/dev/null
+      same out.c "$top_srcdir/filter/$f" "it was synced"
+    done
+    e2fsck -fp lost.img > e2fsck.log 2>&1 || [ $? -eq 1 ] ||
+      fail "without the cache: $(cat e2fsck.log)"
+    e2fsck -fn lost.img > e2fsck.log 2>&1 || fail "$(cat e2fsck.log)"
   else
-    say "(no loop device over FUSE here: that part is left out)"
+    say "(no loop device over FUSE can be mounted here: that part is left out)"
     detach
     stop third
   fi

@@ -106,3 +106,4 @@ for kind in file pmem; do
   stop last
   same disk.img expected.img
 done
+say_kills
