@@ -632,6 +632,7 @@ compare_backing_store (void)
 static void
 be_well (void)
 {
+  struct cache_status status;
   struct op op;
   int r;
 
@@ -653,6 +654,12 @@ be_well (void)
   compare_backing_store ();
   steps (20);
   read_all ();
+  steps (20);
+  cache_get_status (life.cache, &status);
+  /* What failed half-way pins no segment for good. */
+  if (!life.history->threads && status.segments_open > 1)
+    wrong ("%" PRIu32 " segments are open, for one head",
+           status.segments_open);
 }
 
 static void
