@@ -297,7 +297,7 @@ choose_head (struct log *log)
 {
   if (log->options.heads == 1)
     return 0;
-  if (log->by_cpu)
+  if (log->by_cpu && !MUTATION (T13_IDLE_HEADS))
     return (unsigned) sched_getcpu () % log->options.heads;
   return atomic_fetch_add (&log->turn, 1) % log->options.heads;
 }
