@@ -151,6 +151,8 @@ survey_sealed (struct recovery *rec, struct finding *f, struct set *set)
     f->hidden_epoch = f->epoch_max;
     f->hidden_sequence = f->sequence_max;
   }
+  /* The sets behind a gap may be younger than all that is dirty. */
+  f->hidden_epoch = MIN (f->hidden_epoch, f->epoch_max);
   f->sets = segment->sets;
   /* Not evicted before all that it may hold is written back. */
   f->segment->epoch_max = f->epoch_max;

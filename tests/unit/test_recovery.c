@@ -590,6 +590,32 @@ damage_in_clean_sets_does_not_cost_the_dirty_ones_behind (void **state)
     }
 }
 
+/* All that is dirty in the segment was written back, whatever the epoch of the
+ * set behind the gap: that one has only what was read. */
+static void
+what_was_read_later_does_not_make_damage_worse (void **state)
+{
+  uint8_t buf[BLOCK];
+
+  (void) state;
+  for (uint32_t ordinal = 0; ordinal < 2; ordinal++) {
+    begin (4, true);
+    put_block (1, 1);
+    flush (small);
+    put_block (2, 1);
+    write_back (small);
+    assert_int_equal (get (small, 5 * BLOCK, BLOCK, buf), 0);
+    small_engine_restart (small);
+    assert_int_equal (sets_on (small->device, 0), 3);
+    small_engine_kill (small);
+    tear_set (0, ordinal);
+    small_engine_open (small);
+    expect_block (1, 1);
+    expect_block (2, 1);
+    end ();
+  }
+}
+
 /* T8: the first gap is harmless, the second is not. */
 static void
 every_gap_is_looked_at (void **state)
@@ -908,6 +934,7 @@ main (int argc, char *argv[])
     cmocka_unit_test (damage_that_may_hide_dirty_data_is_refused),
     cmocka_unit_test (damage_that_hides_clean_data_drops_what_may_be_older),
     cmocka_unit_test (damage_in_clean_sets_does_not_cost_the_dirty_ones_behind),
+    cmocka_unit_test (what_was_read_later_does_not_make_damage_worse),
     cmocka_unit_test (every_gap_is_looked_at),
     cmocka_unit_test (damage_does_not_make_lost_data_look_clean),
     cmocka_unit_test (an_unreadable_set_is_not_the_end_of_the_log),
