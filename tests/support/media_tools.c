@@ -12,10 +12,60 @@ const uint64_t edge_values[] = {
   0, 1, 2, 3, 4, 63, 64, 65, 127, 128, 129, 255, 256, 300, 1023, 1024, 1025,
   4095, 4096, 65535, 65536, 65537, 1048575, 1048576, 1048577, 0x7fffffff,
   0x80000000, 0xffffffc0, 0xffffffff, UINT64_C (0x100000000),
-  UINT64_C (0x100000001), UINT64_C (1) << 40, UINT64_C (1) << 50, INT64_MAX - 1,
+  UINT64_C (0x100000001), UINT64_C (1) << 40, UINT64_C (1) << 50,
+  UINT64_MAX / 4 - 1, UINT64_MAX / 4, UINT64_C (1) << 62, INT64_MAX - 1,
   INT64_MAX, UINT64_C (1) << 63, UINT64_MAX - 64, UINT64_MAX - 1, UINT64_MAX,
 };
 const unsigned edge_value_count = sizeof edge_values / sizeof *edge_values;
+
+struct values {
+  uint64_t *value;
+  unsigned count;
+  uint64_t mask, original;
+};
+
+static void
+add_value (struct values *v, uint64_t value)
+{
+  value &= v->mask;
+  for (unsigned i = 0; i < v->count; i++)
+    if (v->value[i] == value)
+      return;
+  if (value == v->original)
+    return;
+  assert (v->count < EDGE_VALUES_MAX);
+  v->value[v->count++] = value;
+}
+
+unsigned
+edge_values_near (uint64_t original, unsigned bytes, const uint64_t *extra,
+                  unsigned extra_count, uint64_t values[EDGE_VALUES_MAX])
+{
+  struct values v = {
+    .value = values,
+    .mask = bytes == 8 ? UINT64_MAX : (UINT64_C (1) << bytes * 8) - 1,
+    .original = original,
+  };
+  static const uint64_t steps[] = { 1, 2, 48, 64, 4096, 65536, 1048576 };
+
+  for (unsigned i = 0; i < edge_value_count; i++)
+    if (edge_values[i] <= v.mask)
+      add_value (&v, edge_values[i]);
+  for (unsigned i = 0; i < sizeof steps / sizeof *steps; i++) {
+    add_value (&v, original + steps[i]);
+    add_value (&v, original - steps[i]);
+  }
+  add_value (&v, ~original);
+  add_value (&v, -original);
+  add_value (&v, original * 2);
+  add_value (&v, original ^ (UINT64_C (1) << (bytes * 8 - 1)));
+  for (unsigned i = 0; i < extra_count; i++) {
+    add_value (&v, extra[i] - 1);
+    add_value (&v, extra[i]);
+    add_value (&v, extra[i] + 1);
+  }
+  return v.count;
+}
 
 struct media_superblock *
 superblock_on (struct memory_device *device, int copy)
@@ -50,15 +100,22 @@ segment_on (struct memory_device *device, uint32_t id, int copy)
 }
 
 void
-twin_seal (struct memory_device *device, void *content, size_t bytes)
+twin_seal_as (void *content, size_t bytes, uint64_t checksum_seed)
 {
   struct media_twin *twin = content;
-  const uint64_t instance =
-    le64_get (twin->magic) == MAGIC_SUPERBLOCK ? 0
-    : le64_get (good_superblock (device)->instance);
 
   twin->checksum = le64_of (0);
-  twin->checksum = le64_of (XXH3_64bits_withSeed (content, bytes, instance));
+  twin->checksum = le64_of (XXH3_64bits_withSeed (content, bytes,
+                                                  checksum_seed));
+}
+
+void
+twin_seal (struct memory_device *device, void *content, size_t bytes)
+{
+  const struct media_twin *twin = content;
+
+  twin_seal_as (content, bytes, le64_get (twin->magic) == MAGIC_SUPERBLOCK ? 0
+                : le64_get (good_superblock (device)->instance));
 }
 
 uint64_t
@@ -143,14 +200,20 @@ record_in (struct media_set *set, uint32_t i)
 }
 
 void
-set_seal (struct memory_device *device, struct media_set *set)
+set_seal_as (struct media_set *set, uint64_t checksum_seed)
 {
   const uint32_t bytes = set_bytes (le32_get (set->records));
 
   set->checksum = le64_of (0);
   set->checksum = le64_of (XXH3_64bits_withSeed
                            ((uint8_t *) set + 64 - bytes, bytes,
-                            le64_get (good_superblock (device)->instance)));
+                            checksum_seed));
+}
+
+void
+set_seal (struct memory_device *device, struct media_set *set)
+{
+  set_seal_as (set, le64_get (good_superblock (device)->instance));
 }
 
 uint32_t

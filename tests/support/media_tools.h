@@ -28,6 +28,9 @@ segment_on (struct memory_device *device, uint32_t id, int copy);
 extern void twin_seal (struct memory_device *device, void *twin,
                        size_t bytes);
 
+/* The same with this seed, whatever the superblock says now. */
+extern void twin_seal_as (void *twin, size_t bytes, uint64_t checksum_seed);
+
 extern uint64_t segment_start (struct memory_device *device, uint32_t id);
 
 /* Where the header of segment ID's set ORDINAL lies on the device, by
@@ -40,6 +43,7 @@ extern struct media_set *set_on (struct memory_device *device, uint32_t id,
 extern uint32_t sets_on (struct memory_device *device, uint32_t id);
 extern struct media_record *record_in (struct media_set *set, uint32_t i);
 extern void set_seal (struct memory_device *device, struct media_set *set);
+extern void set_seal_as (struct media_set *set, uint64_t checksum_seed);
 
 /* Put a set of COUNT records into segment ID, to end at END of it, as if it
  * had been written there.  Returns where the next one ends. */
@@ -51,5 +55,14 @@ extern uint32_t set_forge (struct memory_device *device, uint32_t id,
 /* Some values at which things break. */
 extern const uint64_t edge_values[];
 extern const unsigned edge_value_count;
+
+/* The same for a field of BYTES bytes that holds ORIGINAL: what fits into it,
+ * the neighbours of what it holds, and the EXTRA_COUNT of EXTRA with theirs; no
+ * value twice, and not ORIGINAL.  Returns how many there are. */
+#define EDGE_VALUES_MAX 256
+extern unsigned edge_values_near (uint64_t original, unsigned bytes,
+                                  const uint64_t *extra,
+                                  unsigned extra_count,
+                                  uint64_t values[EDGE_VALUES_MAX]);
 
 #endif /* PCACHE_MEDIA_TOOLS_H */
