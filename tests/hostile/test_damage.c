@@ -468,9 +468,197 @@ values_for (uint64_t original, unsigned bytes,
 }
 
 static bool
+is_twin_field (const struct field *field)
+{
+  return field >= twin_fields
+    && field < twin_fields + sizeof twin_fields / sizeof *twin_fields;
+}
+
+static bool
 is_named (const struct field *field, const char *name)
 {
   return strcmp (field->name, name) == 0;
+}
+
+/* --- what FORMAT.md says of the numbers ------------------------------- */
+
+#define LIMIT (UINT64_MAX / 2)
+
+/* [G2] */
+static bool
+segment_is_sane (const struct media_segment *m, uint32_t id)
+{
+  const uint32_t state = le32_get (m->state);
+  const uint64_t generation = le64_get (m->generation);
+
+  if (le32_get (m->id) != id || generation == 0 || generation >= LIMIT
+      || state < SEGMENT_FREE || state > SEGMENT_SEALED)
+    return false;
+  return state != SEGMENT_SEALED
+    || (le32_get (m->sets) <= MIB / 128
+        && le64_get (m->epoch_max) < LIMIT
+        && le64_get (m->sequence_max) < LIMIT
+        && le64_get (m->sequence_min) <= le64_get (m->sequence_max));
+}
+
+/* [S3] to [S6], and that it is this disk's. */
+static bool
+superblock_is_sane (const struct media_superblock *m)
+{
+  const struct media_superblock *before =
+    (const struct media_superblock *) image->device_before;
+
+  return le32_get (m->version) == 1 && le64_get (m->incompat) == 0
+    && le64_get (m->ro_compat) == 0
+    && le64_get (m->instance) == le64_get (before->instance)
+    /* Any other would need another place of something, but for a table that
+     * takes no more room. */
+    && memcmp (&m->device_size, &before->device_size,
+               offsetof (struct media_superblock, segment_capacity)
+               - offsetof (struct media_superblock, device_size)) == 0
+    && le32_get (m->segment_capacity) >= le32_get (m->segment_count)
+    && (le32_get (m->segment_capacity) + UINT64_C (255)) / 256
+       == (le32_get (before->segment_capacity) + UINT64_C (255)) / 256
+    && memcmp (&m->segment_table_at, &before->segment_table_at,
+               offsetof (struct media_superblock, backing_size)
+               - offsetof (struct media_superblock, segment_table_at)) == 0
+    && le64_get (m->backing_size) == image->size
+    && le32_get (m->export_length) == 0
+    && le32_get (m->backing_id_length) <= 256;
+}
+
+/* [C2] */
+static bool
+control_is_sane (const struct media_control *m)
+{
+  return le64_get (m->tail_sequence) < LIMIT
+    && le64_get (m->written_back) < LIMIT;
+}
+
+/* [R1] to [R5] */
+static bool
+record_is_sane (const struct media_record *m, uint64_t set_start)
+{
+  const uint64_t logical = le64_get (m->logical);
+  const uint64_t length = le64_get (m->length);
+  const uint64_t sequence = le64_get (m->sequence);
+  const uint64_t place = le32_get (m->place);
+
+  if ((m->flags & ~3) != 0 || sequence == 0 || sequence >= LIMIT
+      || length == 0 || logical > image->size
+      || length > image->size - logical)
+    return false;
+  switch (m->kind) {
+  case RECORD_ZERO:
+  case RECORD_TRIM:
+    return length <= UINT32_MAX;
+  case RECORD_DATA:
+    if (place % 64 != 0 || place + DATA_BYTES (length) > set_start)
+      return false;
+    /* fall through */
+  case RECORD_LOST:
+    return length <= 65536 && logical / MIB == (logical + length - 1) / MIB;
+  }
+  return false;
+}
+
+/* [K1], [K2] but for the checksum: is there a set, of as many records as
+ * before? */
+static bool
+set_is_there (const struct set_place *s)
+{
+  const struct media_set *set =
+    (const struct media_set *) (image->device->bytes + s->end) - 1;
+  const struct media_set *before =
+    (const struct media_set *) (image->device_before + s->end) - 1;
+
+  return memcmp (&set->magic, &before->magic, 8) == 0
+    && memcmp (&set->generation, &before->generation,
+               offsetof (struct media_set, epoch)
+               - offsetof (struct media_set, generation)) == 0;
+}
+
+/* [K3] to [K5] */
+static bool
+set_is_sane (const struct set_place *s)
+{
+  const struct media_set *set =
+    (const struct media_set *) (image->device->bytes + s->end) - 1;
+  const struct media_record *record =
+    (const struct media_record *) (image->device->bytes + s->start);
+  const uint64_t epoch = le64_get (set->epoch);
+  uint64_t sequence = 0;
+
+  if (epoch == 0 || epoch >= LIMIT || le64_get (set->durable_through) >= epoch
+      || le32_get (set->durable_sets) > s->ordinal)
+    return false;
+  for (unsigned i = 0; i < image->sets; i++) {
+    const struct set_place *before = &image->set[i];
+
+    if (before->segment != s->segment || before->ordinal + 1 != s->ordinal)
+      continue;
+    sequence = before->record[before->records - 1].sequence;
+    if (epoch < before->epoch)
+      return false;
+  }
+  for (uint32_t i = 0; i < s->records; i++) {
+    if (!record_is_sane (&record[i], (s->start - 2 * MIB) % MIB)
+        || le64_get (record[i].sequence) <= sequence)
+      return false;
+    sequence = le64_get (record[i].sequence);
+  }
+  return true;
+}
+
+static bool
+is_last_set (const struct set_place *s)
+{
+  for (unsigned i = 0; i < image->sets; i++)
+    if (image->set[i].segment == s->segment
+        && image->set[i].ordinal > s->ordinal)
+      return false;
+  return true;
+}
+
+/* What must follow from set N, which is not what it was, by these rules. */
+static void
+judge_lying_set (unsigned n)
+{
+  const struct set_place *s = &image->set[n];
+
+  if (le32_get (((struct media_set *) (image->device->bytes + s->end) - 1)
+                ->records) != s->records)
+    return;                     /* records of chance */
+  if (!set_is_there (s)) {
+    /* One that says it is a later set is believed to be one, and hides those
+     * behind it. */
+    if (s->open
+        && le32_get (((struct media_set *) (image->device->bytes + s->end)
+                      - 1)->ordinal) > s->ordinal)
+      return;
+    damage.set[n] = true;
+    judge_set (n);
+  }
+  else if (!set_is_sane (s)
+           && (has_dirty (s) || (s->open && is_last_set (s))))
+    life.must_refuse = true;
+}
+
+static void
+judge_lying_twin (const struct twin_place *t)
+{
+  const uint8_t *a = image->device->bytes + t->at[0];
+
+  if (le64_get (((const struct media_twin *) a)->magic) != t->magic
+      || le64_get (((const struct media_twin *) a)->at) != t->at[0])
+    return;                     /* not valid; the other one is */
+  if (t->magic == MAGIC_SEGMENT)
+    life.must_refuse = !segment_is_sane ((const void *) a, t->segment);
+  else if (t->magic == MAGIC_CONTROL)
+    life.never_open = !control_is_sane ((const void *) a);
+  /* Unbound, it has no size. */
+  else if (le32_get (((const struct media_superblock *) a)->flags) & 1)
+    life.never_open = !superblock_is_sane ((const void *) a);
 }
 
 /* What may follow from a field of T's copies COPIES (bits) that lies. */
@@ -478,8 +666,7 @@ static void
 judge_twin_lie (const struct twin_place *t, unsigned copies,
                 const struct field *field, uint64_t value)
 {
-  if (field >= twin_fields
-      && field < twin_fields + sizeof twin_fields / sizeof *twin_fields) {
+  if (is_twin_field (field)) {
     /* A copy that is not valid, or one with another number and the same
      * content. */
     if (copies != 3 || is_named (field, "sequence")) {
@@ -530,6 +717,8 @@ lie_in_twin (unsigned n, unsigned copies, const struct field *field,
                                  image->device_before)->instance));
   life.at_limit |= is_at_limit (value);
   judge_twin_lie (t, copies, field, value);
+  if ((copies & 1) && !is_twin_field (field))
+    judge_lying_twin (t);
   say ("%s, copies %s: %s = 0x%" PRIx64, t->name,
        copies == 3 ? "A and B" : copies == 1 ? "A" : "B", field->name, value);
 }
@@ -588,6 +777,7 @@ lie_in_set (unsigned n, const struct field *field, uint64_t value)
     return;
   }
   doubt_segment (s->segment, 0);
+  judge_lying_set (n);
   if (image->losts > 0)
     life.any_age = true;
 }
@@ -611,6 +801,7 @@ lie_in_record (unsigned n, unsigned i, const struct field *field,
     life.must_open = true;
     return;
   }
+  judge_lying_set (n);
   if (image->losts > 0)
     life.any_age = true;
 
@@ -786,7 +977,7 @@ do_several (void)
       /* Two lies can make a third: what is left is that nothing breaks, that
        * nothing is read that was never written, and that what is written from
        * then on is kept. */
-      life.must_open = false;
+      life.must_open = life.must_refuse = life.never_open = false;
       life.any_age = true;
       life.anything = true;
     }
