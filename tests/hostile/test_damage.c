@@ -452,14 +452,16 @@ field_put (uint8_t *at, const struct field *field, uint64_t value)
     at[field->offset + i] = value >> i * 8;
 }
 
-/* Values that mean something here. */
+/* Values that mean something here: near SET, if there is one. */
 static unsigned
-values_for (uint64_t original, unsigned bytes,
+values_for (uint64_t original, unsigned bytes, const struct set_place *set,
             uint64_t values[EDGE_VALUES_MAX])
 {
+  const uint64_t set_start = set ? set->start % MIB : 0;
   const uint64_t extra[] = {
     MAGIC_FORMATTING, image->device->size, image->size, MIB,
-    MIB - 64, image->written_back,
+    MIB - 64, image->written_back, set_start, set_start - 64,
+    set_start - 128, image->size - 65536,
     le64_get (control_on (image->device, 0)->tail_sequence),
   };
 
@@ -644,6 +646,22 @@ judge_lying_set (unsigned n)
     life.must_refuse = true;
 }
 
+/* [D2] */
+static bool
+contradicts_its_sets (const struct media_segment *m,
+                      const struct twin_place *t)
+{
+  const struct media_segment *before =
+    (const struct media_segment *) (image->device_before + t->at[0]);
+
+  return le32_get (m->state) == SEGMENT_SEALED
+    && le32_get (before->state) == SEGMENT_SEALED
+    && le64_get (m->generation) == le64_get (before->generation)
+    && (le32_get (m->sets) != le32_get (before->sets)
+        || memcmp (&m->epoch_max, &before->epoch_max,
+                   3 * sizeof m->epoch_max) != 0);
+}
+
 static void
 judge_lying_twin (const struct twin_place *t)
 {
@@ -653,7 +671,9 @@ judge_lying_twin (const struct twin_place *t)
       || le64_get (((const struct media_twin *) a)->at) != t->at[0])
     return;                     /* not valid; the other one is */
   if (t->magic == MAGIC_SEGMENT)
-    life.must_refuse = !segment_is_sane ((const void *) a, t->segment);
+    life.must_refuse = !segment_is_sane ((const void *) a, t->segment)
+      || (segment_has_dirty (t->segment)
+          && contradicts_its_sets ((const void *) a, t));
   else if (t->magic == MAGIC_CONTROL)
     life.never_open = !control_is_sane ((const void *) a);
   /* Unbound, it has no size. */
@@ -675,6 +695,7 @@ judge_twin_lie (const struct twin_place *t, unsigned copies,
         || !is_named (field, "magic");
       /* And this mark means that there is nothing to lose: [S1]. */
       life.anything = !life.must_open && value == MAGIC_FORMATTING;
+      life.must_refuse = !life.must_open && copies == 1 && !life.anything;
     }
     else
       life.any_age = true;
@@ -732,7 +753,7 @@ lie_in_all_of (unsigned n, const struct field *field)
   for (; field->name; field++) {
     const unsigned count =
       values_for (field_get (image->device_before + t->at[0], field),
-                  field->bytes, values);
+                  field->bytes, NULL, values);
 
     for (unsigned i = 0; i < count; i++)
       for (unsigned copies = 1; copies <= 3; copies++)
@@ -828,12 +849,112 @@ lie_in_record (unsigned n, unsigned i, const struct field *field,
     doubt_segment (s->segment, s->ordinal);
 }
 
+/* A geometry in which each number goes with the others, but which no cache
+ * has. */
+static void
+lie_consistently (uint64_t segment_size, uint32_t count, uint32_t capacity)
+{
+  const uint64_t first = 2 * MIB;
+
+  if (!next_case (1))
+    return;
+  for (int copy = 0; copy < 2; copy++) {
+    struct media_superblock *sb = (struct media_superblock *)
+      on_device (SUPERBLOCK_AT (copy), sizeof *sb);
+
+    sb->segment_size = le64_of (segment_size);
+    sb->segment_count = le32_of (count);
+    sb->segment_capacity = le32_of (capacity);
+    sb->device_size = le64_of (first + segment_size * count);
+    twin_seal_as (sb, sizeof *sb, 0);
+  }
+  say ("%u segments of %" PRIu64 " bytes, room for %u", count, segment_size,
+       capacity);
+  life.never_open = true;
+  live_it ();
+}
+
+/* A set that is right but for its place: it would begin before its segment
+ * does. */
+static void
+lie_about_a_beginning (uint32_t segment, uint32_t ordinal, uint32_t records,
+                       uint64_t end)
+{
+  const uint64_t base = 2 * MIB + segment * MIB;
+  const uint64_t bytes = SET_BYTES ((uint64_t) records);
+  const struct media_segment *header =
+    segment_on (image->device, segment, 0);
+  struct media_set set = { .reserved = le32_of (0) };
+  uint8_t *p;
+
+  if (!next_case (1))
+    return;
+  p = on_device (base + end - bytes, bytes);
+  for (uint32_t i = 0; i < records; i++) {
+    const struct media_record record = {
+      .length = le64_of (512), .sequence = le64_of (1000 + i),
+      .kind = RECORD_ZERO,
+    };
+
+    memcpy (p + i * sizeof record, &record, sizeof record);
+  }
+  set.magic = le64_of (MAGIC_SET);
+  set.generation = header->generation;
+  set.segment = le32_of (segment);
+  set.offset = le32_of (end - sizeof set);
+  set.ordinal = le32_of (ordinal);
+  set.records = le32_of (records);
+  set.epoch = le64_of (100);
+  set.durable_sets = le32_of (ordinal);
+  memcpy (p + bytes - sizeof set, &set, sizeof set);
+  set_seal_as ((struct media_set *) (p + bytes) - 1,
+               le64_get (superblock_on (image->device, 0)->instance));
+  say ("segment %u: a set of %u records that ends at %" PRIu64, segment,
+       records, end);
+  note_place (base + end - bytes, bytes);
+  judge ();
+  /* Data was written over. */
+  for (unsigned n = 0; n < image->sets; n++)
+    for (uint32_t i = 0; i < image->set[n].records; i++)
+      life_doubt (&life, image->set[n].record[i].range)->may_fail = true;
+  live_it ();
+}
+
+static void
+lie_about_places (void)
+{
+  const uint32_t segments = image->twins - 2;
+
+  lie_consistently (MIB / 2, segments * 2, segments * 8);
+  lie_consistently (64, segments, segments * 4);
+  lie_consistently (0, segments, segments * 4);
+  lie_consistently (MIB + 64, segments - 1, segments * 4);
+  lie_consistently (3 * MIB / 2, segments / 2, segments * 4);
+  lie_consistently (2 * MIB, 2, segments * 4);
+  lie_consistently (MIB, 3, segments * 4);
+  lie_consistently (MIB, 0, segments * 4);
+  lie_consistently (MIB, segments, segments - 1);
+  lie_consistently (MIB, segments, 0);
+  lie_consistently (MIB, segments + 1, segments * 4);
+
+  /* These cost data, which without checksums would not be noticed. */
+  if (image->kind == IMAGE_NO_CRC)
+    return;
+  for (unsigned n = 0; n < image->sets; n++)
+    if (image->set[n].open && is_last_set (&image->set[n]))
+      for (unsigned lines = 2; lines < 97; lines += 19)
+        lie_about_a_beginning (image->set[n].segment,
+                               image->set[n].ordinal + 2, SET_MAX_RECORDS,
+                               lines * 64);
+}
+
 static void
 lie_everywhere (void)
 {
   uint64_t values[EDGE_VALUES_MAX];
   const struct field *field;
 
+  lie_about_places ();
   for (unsigned i = 0; i < image->twins; i++) {
     lie_in_all_of (i, twin_fields);
     lie_in_all_of (i, fields_of (image->twin[i].magic));
@@ -844,7 +965,7 @@ lie_everywhere (void)
     for (field = set_fields; field->name; field++) {
       const unsigned count = values_for
         (field_get (image->device_before + s->end - 64, field), field->bytes,
-         values);
+         s, values);
 
       for (unsigned v = 0; v < count; v++)
         if (next_case (LIES)) {
@@ -857,7 +978,7 @@ lie_everywhere (void)
         const unsigned count = values_for
           (field_get (image->device_before + s->start
                       + i * sizeof (struct media_record), field),
-           field->bytes, values);
+           field->bytes, s, values);
 
         for (unsigned v = 0; v < count; v++)
           if (next_case (LIES)) {
@@ -900,11 +1021,12 @@ any_field (const struct field *fields)
 }
 
 static uint64_t
-any_value (const uint8_t *at, const struct field *field)
+any_value (const uint8_t *at, const struct field *field,
+           const struct set_place *set)
 {
   uint64_t values[EDGE_VALUES_MAX];
   const unsigned count = values_for (field_get (at, field), field->bytes,
-                                     values);
+                                     set, values);
 
   return values[random_below (&randomness, count)];
 }
@@ -922,7 +1044,7 @@ lie_anywhere (void)
     field = any_field (random_below (&randomness, 4) ? fields_of (t->magic)
                        : twin_fields);
     lie_in_twin (n, 1 + random_below (&randomness, 3), field,
-                 any_value (image->device->bytes + t->at[0], field));
+                 any_value (image->device->bytes + t->at[0], field, NULL));
   }
   else {
     const unsigned i = (n - image->twins) / 3;
@@ -931,7 +1053,7 @@ lie_anywhere (void)
     if ((n - image->twins) % 3 == 0) {
       field = any_field (set_fields);
       lie_in_set (i, field, any_value (image->device->bytes + s->end - 64,
-                                       field));
+                                       field, s));
     }
     else {
       const unsigned r = random_below (&randomness, s->records);
@@ -939,7 +1061,7 @@ lie_anywhere (void)
       field = any_field (record_fields);
       lie_in_record (i, r, field, any_value
                      (image->device->bytes + s->start
-                      + r * sizeof (struct media_record), field));
+                      + r * sizeof (struct media_record), field, s));
     }
   }
 }
