@@ -293,6 +293,7 @@ image_for (unsigned which)
   if (image == NULL) {
     image = image_new (which == IMAGE_KINDS ? IMAGE_FRESH : which, IMAGE_SEED);
     if (which == IMAGE_KINDS) {
+      image->options.segment_size = MIB;
       memset (image->device->bytes, 0, image->device->size);
       memset (image->device_before, 0, image->device->size);
     }

@@ -496,6 +496,8 @@ image_new (enum image_kind kind, uint64_t random)
   start (&m);
   make[kind] (&m);
   survey (image);
+  /* From now on what the device says counts. */
+  image->options.segment_size = 0;
 
   image->device_before = malloc (image->device->size);
   image->disk_before = malloc (image->size);
