@@ -146,7 +146,7 @@ renew_lost (struct eviction *ev, struct range range, bool *again, bool *any)
   if (!*again)
     return 0;
 
-  r = log_reserve (engine->log, LOG_WRITE, 0, 1, &res);
+  r = log_reserve (engine->log, LOG_LOST, 0, 1, &res);
   if (r < 0)
     return r;
   index_lock (engine->index, range);
@@ -301,6 +301,7 @@ int
 gc_step (struct engine *engine, bool *worked)
 {
   struct segment *segment;
+  uint32_t tries;
   unsigned sealed;
   int error, r;
 
@@ -311,11 +312,19 @@ gc_step (struct engine *engine, bool *worked)
   *worked = sealed > 0;
   if (!gc_wanted (engine))
     return error;
-  segment = segment_find_evictable
-    (&engine->segments, control_get (&engine->superblock).written_back);
-  if (segment == NULL)
-    return error;
-  r = evict (engine, segment);
-  *worked |= r == 0;
+  tries = segment_counts (&engine->segments).sealed;
+  for (r = error; tries > 0; tries--) {
+    segment = segment_find_evictable
+      (&engine->segments, control_get (&engine->superblock).written_back);
+    if (segment == NULL)
+      break;
+    r = evict (engine, segment);
+    *worked |= r == 0;
+    /* No room to say again what is lost: there are segments that need none,
+     * and one of these makes it. */
+    if (r != -EAGAIN)
+      break;
+    segment_postpone (&engine->segments, segment);
+  }
   return r;
 }

@@ -58,7 +58,9 @@ struct head {
 
 struct log {
   struct log_options options;
-  struct head *heads;
+  struct head *heads;           /* options.heads that take turns; behind them
+                                 * the one of LOG_LOST, empty until needed */
+  unsigned head_count;          /* with that one */
   bool by_cpu;
   _Alignas (64) _Atomic uint64_t sequence;      /* the last one used */
   _Alignas (64) _Atomic uint64_t epoch;
@@ -78,6 +80,9 @@ struct log {
 
 #define RECORD_ROOM SET_BYTES (1)
 
+/* Free segments that only LOG_LOST takes. */
+#define KEPT_FOR_LOST 1
+
 int
 log_new (const struct log_options *options, struct log **result)
 {
@@ -89,13 +94,14 @@ log_new (const struct log_options *options, struct log **result)
     return -ENOMEM;
   memset (log, 0, sizeof *log);
   log->options = *options;
-  log->heads = aligned_alloc (64, options->heads * sizeof *log->heads);
+  log->head_count = options->heads + 1;
+  log->heads = aligned_alloc (64, log->head_count * sizeof *log->heads);
   if (log->heads == NULL) {
     free (log);
     return -ENOMEM;
   }
-  memset (log->heads, 0, options->heads * sizeof *log->heads);
-  for (unsigned i = 0; i < options->heads; i++) {
+  memset (log->heads, 0, log->head_count * sizeof *log->heads);
+  for (unsigned i = 0; i < log->head_count; i++) {
     pthread_mutex_init (&log->heads[i].lock, NULL);
     pthread_mutex_init (&log->heads[i].refill, NULL);
   }
@@ -112,7 +118,7 @@ log_free (struct log *log)
 {
   if (log == NULL)
     return;
-  for (unsigned i = 0; i < log->options.heads; i++) {
+  for (unsigned i = 0; i < log->head_count; i++) {
     struct head *head = &log->heads[i];
     struct open_segment *open;
 
@@ -292,23 +298,39 @@ log_append_locked (struct log *log, struct reservation *res,
 
 /* --- space ------------------------------------------------------------ */
 
-static unsigned
-choose_head (struct log *log)
+static struct head *
+choose_head (struct log *log, enum log_purpose purpose)
 {
+  if (purpose == LOG_LOST)
+    return &log->heads[log->options.heads];
   if (log->options.heads == 1)
-    return 0;
+    return log->heads;
   if (log->by_cpu && !MUTATION (T13_IDLE_HEADS))
-    return (unsigned) sched_getcpu () % log->options.heads;
-  return atomic_fetch_add (&log->turn, 1) % log->options.heads;
+    return &log->heads[(unsigned) sched_getcpu () % log->options.heads];
+  return &log->heads[atomic_fetch_add (&log->turn, 1) % log->options.heads];
 }
 
 uint32_t
 log_kept_for_writes (struct log *log)
 {
   /* One for each head, but never so many that a small cache could not
-   * keep anything. */
-  return MIN (1 + log->options.heads,
-              log->options.superblock->geometry.segment_count / 4);
+   * keep anything; and one of them at least is more than writes leave
+   * alone. */
+  return MAX (KEPT_FOR_LOST + 1u,
+              MIN (1 + log->options.heads,
+                   log->options.superblock->geometry.segment_count / 4));
+}
+
+/* Free segments that PURPOSE leaves alone. */
+static uint32_t
+kept_from (struct log *log, enum log_purpose purpose)
+{
+  switch (purpose) {
+  case LOG_WRITE: return KEPT_FOR_LOST;
+  case LOG_OPTIONAL: return log_kept_for_writes (log);
+  case LOG_LOST: return 0;
+  }
+  return 0;
 }
 
 static bool
@@ -359,8 +381,6 @@ refill (struct log *log, struct head *head, enum log_purpose purpose,
         uint32_t data_bytes, unsigned records, struct reservation *res)
 {
   HOLD_LOCK (&head->refill);
-  const uint32_t keep = purpose == LOG_WRITE ? 0
-    : log_kept_for_writes (log);
   struct open_segment *open;
   struct segment *segment;
   bool taken;
@@ -373,11 +393,12 @@ refill (struct log *log, struct head *head, enum log_purpose purpose,
   open = aligned_alloc (64, round_up (sizeof *open, 64));
   if (open == NULL)
     return -ENOMEM;
-  r = segment_acquire (log->options.segments, keep, &segment);
+  r = segment_acquire (log->options.segments, kept_from (log, purpose),
+                       &segment);
   if (r < 0) {
     /* What this head has may be all there is to write back and evict:
      * let go of it. */
-    if (purpose == LOG_WRITE && !MUTATION (T13_IDLE_HEADS)) {
+    if (purpose != LOG_OPTIONAL && !MUTATION (T13_IDLE_HEADS)) {
       {
         HOLD_LOCK (&head->lock);
         retire_locked (log, head->segments);
@@ -405,26 +426,37 @@ refill (struct log *log, struct head *head, enum log_purpose purpose,
   return 0;
 }
 
+/* Any head but that of LOG_LOST. */
+static bool
+take_anywhere (struct log *log, uint32_t data_bytes, unsigned records,
+               struct reservation *res)
+{
+  for (unsigned i = 0; i < log->options.heads; i++)
+    if (try_take (log, &log->heads[i], data_bytes, records, res))
+      return true;
+  return false;
+}
+
 int
 log_reserve (struct log *log, enum log_purpose purpose, uint32_t data_bytes,
              unsigned records, struct reservation *res)
 {
-  const unsigned first = choose_head (log);
-  int r = -EAGAIN;
+  struct head *head = choose_head (log, purpose);
+  int r;
 
   assert (data_bytes % MEDIA_LINE == 0 && data_bytes <= LOG_MAX_RESERVE
           + LOG_MAX_RESERVE_RECORDS * MEDIA_LINE
           && records > 0 && records <= LOG_MAX_RESERVE_RECORDS);
-  if (try_take (log, &log->heads[first], data_bytes, records, res))
+  assert (purpose != LOG_LOST || data_bytes == 0);
+  if (try_take (log, head, data_bytes, records, res))
     return 0;
-  r = refill (log, &log->heads[first], purpose, data_bytes, records, res);
-  if (r != -EAGAIN)
-    return r;
-  for (unsigned i = 1; i < log->options.heads; i++)
-    if (try_take (log, &log->heads[(first + i) % log->options.heads],
-                  data_bytes, records, res))
-      return 0;
-  return -EAGAIN;
+  /* A segment of its own only when there is no room elsewhere. */
+  if (purpose == LOG_LOST && take_anywhere (log, data_bytes, records, res))
+    return 0;
+  r = refill (log, head, purpose, data_bytes, records, res);
+  if (r == -EAGAIN && take_anywhere (log, data_bytes, records, res))
+    return 0;
+  return r;
 }
 
 void
@@ -466,7 +498,7 @@ close_sets (struct log *log, struct head *head, uint64_t epoch)
 static void
 note_sync (struct log *log, bool synced)
 {
-  for (unsigned i = 0; i < log->options.heads; i++) {
+  for (unsigned i = 0; i < log->head_count; i++) {
     struct head *head = &log->heads[i];
     HOLD_LOCK (&head->lock);
 
@@ -494,7 +526,7 @@ flush_locked (struct log *log)
     return 0;                   /* nothing new since the last one */
   }
   epoch = atomic_fetch_add (&log->epoch, 1);
-  for (unsigned i = 0; i < log->options.heads; i++) {
+  for (unsigned i = 0; i < log->head_count; i++) {
     r = close_sets (log, &log->heads[i], epoch);
     if (r < 0)
       error = r;
@@ -667,7 +699,7 @@ log_seal_retired (struct log *log, unsigned *count)
   int error = 0;
 
   *count = 0;
-  for (unsigned i = 0; i < log->options.heads; i++) {
+  for (unsigned i = 0; i < log->head_count; i++) {
     int r = seal_head (log, &log->heads[i], count);
 
     if (r < 0)
@@ -679,7 +711,7 @@ log_seal_retired (struct log *log, unsigned *count)
 void
 log_retire_heads (struct log *log)
 {
-  for (unsigned i = 0; i < log->options.heads; i++) {
+  for (unsigned i = 0; i < log->head_count; i++) {
     HOLD_LOCK (&log->heads[i].lock);
     struct open_segment *open = log->heads[i].segments;
 
@@ -692,7 +724,7 @@ log_retire_heads (struct log *log)
 bool
 log_find_open (struct log *log, uint64_t at, bool *clean)
 {
-  for (unsigned i = 0; i < log->options.heads; i++) {
+  for (unsigned i = 0; i < log->head_count; i++) {
     HOLD_LOCK (&log->heads[i].lock);
 
     for (struct open_segment *open = log->heads[i].segments; open;
@@ -719,7 +751,7 @@ log_dirty_bytes (struct log *log)
 {
   uint64_t sum = 0;
 
-  for (unsigned i = 0; i < log->options.heads; i++) {
+  for (unsigned i = 0; i < log->head_count; i++) {
     HOLD_LOCK (&log->heads[i].lock);
 
     for (struct open_segment *open = log->heads[i].segments; open;
@@ -735,7 +767,7 @@ log_oldest_open (struct log *log, uint64_t *since_ms)
 {
   bool found = false;
 
-  for (unsigned i = 0; i < log->options.heads; i++) {
+  for (unsigned i = 0; i < log->head_count; i++) {
     HOLD_LOCK (&log->heads[i].lock);
 
     for (struct open_segment *open = log->heads[i].segments; open;

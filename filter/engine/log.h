@@ -57,6 +57,12 @@ enum log_purpose {
   LOG_WRITE,
   LOG_OPTIONAL,                 /* fills, second chances: leave the last free
                                  * segments to writes */
+  LOG_LOST,                     /* "this range is lost": records without data.
+                                 * Has a free segment that nothing else takes,
+                                 * and then a head of its own: write-back and
+                                 * eviction must be able to say it in a cache
+                                 * in which nothing else finds room, or there
+                                 * never would be any again. */
 };
 
 /* Free segments that LOG_OPTIONAL leaves alone. */

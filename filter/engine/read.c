@@ -87,15 +87,15 @@ heal (struct read *read, const struct piece *piece, int error)
   }
   index_unlock (engine->index, range);
 
-  if (r == -EIO) {
-    stats_add (engine->stats, STAT_lost_bytes, range.length);
+  /* Not yet counted as lost: it may be overwritten, or readable, before it is
+   * to be written back, and many may ask until then. */
+  if (r == -EIO)
     report (REPORT_ERROR, "dirty data at %" PRIu64 "+%" PRIu64 " cannot be "
             "read (%s at %" PRIu64 " of the cache device) and is nowhere "
             "else; reads give EIO until it is overwritten",
             range.start, range.length,
             error == -EBADMSG ? "checksum wrong" : "media error",
             piece->extent.record_at);
-  }
   else if (r == 1) {
     stats_add (engine->stats, STAT_healed_bytes, range.length);
     report (REPORT_DEBUG, "clean data at %" PRIu64 "+%" PRIu64 " cannot be "

@@ -313,6 +313,15 @@ segment_find_evictable (struct segment_table *table, uint64_t written_back)
   return NULL;
 }
 
+void
+segment_postpone (struct segment_table *table, struct segment *segment)
+{
+  HOLD_LOCK (&table->lock);
+
+  list_remove (&table->sealed, segment);
+  list_append (&table->sealed, segment);
+}
+
 int
 segment_free (struct segment_table *table, struct segment *segment)
 {

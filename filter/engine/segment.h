@@ -100,6 +100,10 @@ extern void segment_repair (struct segment_table *table,
 extern struct segment *segment_find_evictable (struct segment_table *table,
                                                uint64_t written_back);
 
+/* Let a sealed segment be the last to be found evictable. */
+extern void segment_postpone (struct segment_table *table,
+                              struct segment *segment);
+
 /* Make an open or sealed segment free on media, with its generation
  * advanced.  On success it is on no list; on error nothing has changed. */
 extern int segment_free (struct segment_table *table,

@@ -44,7 +44,7 @@
   X (checksum_errors,        "records whose data failed its checksum")  \
   X (media_errors,           "media errors on the cache device")        \
   X (healed_bytes,           "clean bytes dropped and read again")      \
-  X (lost_bytes,             "dirty bytes found unreadable")            \
+  X (lost_bytes,             "dirty bytes given up as unreadable")            \
   X (space_waits,            "writes that had to wait for free space")  \
   X (replayed_records,       "records found at the last open")          \
   X (replay_dropped_records, "records not kept at the last open")       \

@@ -26,6 +26,7 @@ struct job {
 struct writeback {
   struct engine *engine;
   _Atomic bool lost;            /* this step found dirty data unreadable */
+  _Atomic bool no_room;         /* to say that it is lost; was reported */
   _Atomic bool cancelled;
 
   /* The crew: helpers wait for a round of jobs, everybody takes the next
@@ -98,6 +99,83 @@ zero_range (struct writeback *wb, uint8_t *buf, struct range range,
   return 0;
 }
 
+/* The first piece of RANGE that is still mapped to the record of EXTENT.  The
+ * region is locked. */
+static bool
+find_mapped_locked (struct writeback *wb, const struct extent *extent,
+                    struct range range, struct range *found)
+{
+  struct index_cursor cursor;
+  struct piece piece;
+
+  index_walk_locked (&cursor, wb->engine->index, range, false);
+  while (index_next_piece (&cursor, &piece))
+    if (!piece.is_hole && piece.extent.kind == EXTENT_DATA
+        && piece.extent.record_at == extent->record_at) {
+      *found = piece.range;
+      return true;
+    }
+  return false;
+}
+
+static bool
+find_mapped (struct writeback *wb, const struct extent *extent,
+             struct range range, struct range *found)
+{
+  bool is_mapped;
+
+  index_lock (wb->engine->index, range);
+  is_mapped = find_mapped_locked (wb, extent, range, found);
+  index_unlock (wb->engine->index, range);
+  return is_mapped;
+}
+
+static int
+reserve_lost (struct writeback *wb, const struct extent *extent,
+              struct reservation *res)
+{
+  int r = log_reserve (wb->engine->log, LOG_LOST, 0, 1, res);
+
+  if (r != -EAGAIN) {
+    if (r == 0)
+      atomic_store (&wb->no_room, false);
+    return r;
+  }
+  /* More has been lost than a whole segment can name. */
+  if (!atomic_exchange (&wb->no_room, true))
+    report (REPORT_ERROR, "dirty data at %" PRIu64 "+%" PRIu64 " cannot be "
+            "read (at %" PRIu64 " of the cache device), and the cache is too "
+            "full to say so; write-back stops before it",
+            extent->range.start, extent->range.length, extent->record_at);
+  return -ENOSPC;
+}
+
+/* Map *PART, which is mapped to the record of EXTENT, or what is left of it by
+ * now, as lost. */
+static int
+lose_part_locked (struct writeback *wb, const struct extent *extent,
+                  struct reservation *res, struct range *part)
+{
+  struct engine *engine = wb->engine;
+  struct record record = { .kind = RECORD_LOST, .clean = true };
+  int r;
+
+  if (!find_mapped_locked (wb, extent, *part, part))
+    return 0;                   /* overwritten meanwhile */
+  record.range = *part;
+  r = lost_add (&engine->lost, *part);
+  if (r == 0)
+    r = records_publish_locked (engine, res, *part, &record, 1);
+  if (r < 0)
+    return r;
+  stats_add (engine->stats, STAT_lost_bytes, part->length);
+  report (REPORT_ERROR, "dirty data at %" PRIu64 "+%" PRIu64 " cannot be "
+          "read (at %" PRIu64 " of the cache device) and cannot be written "
+          "back; reads give EIO until it is overwritten",
+          part->start, part->length, extent->record_at);
+  return 0;
+}
+
 /* EXTENT's data is dirty and cannot be read.  It must never be taken for
  * clean: put a record in its place that says so, wherever it is still
  * the newest. */
@@ -105,45 +183,27 @@ static int
 lose (struct writeback *wb, const struct extent *extent)
 {
   struct engine *engine = wb->engine;
-  struct range rest = extent->range;
-  int r = 0;
+  struct range rest = extent->range, part;
 
-  while (rest.length > 0 && r == 0) {
-    struct index_cursor cursor;
-    struct piece piece;
+  atomic_store (&wb->lost, true);
+  /* Looked at before anything is reserved: what an attempt before this one has
+   * said already needs no more room. */
+  while (rest.length > 0 && find_mapped (wb, extent, rest, &part)) {
     struct reservation res;
+    int r = reserve_lost (wb, extent, &res);
 
-    r = log_reserve (engine->log, LOG_WRITE, 0, 1, &res);
     if (r < 0)
-      break;
+      return r;
     index_lock (engine->index, extent->range);
-    index_walk_locked (&cursor, engine->index, rest, false);
-    rest.length = 0;
-    while (index_next_piece (&cursor, &piece)) {
-      struct record record = {
-        .range = piece.range, .kind = RECORD_LOST, .clean = true,
-      };
-
-      if (piece.is_hole || piece.extent.kind != EXTENT_DATA
-          || piece.extent.record_at != extent->record_at)
-        continue;
-      r = lost_add (&engine->lost, piece.range);
-      if (r == 0)
-        r = records_publish_locked (engine, &res, piece.range, &record, 1);
-      rest.start = range_end (piece.range);
-      rest.length = range_end (extent->range) - rest.start;
-      stats_add (engine->stats, STAT_lost_bytes, piece.range.length);
-      report (REPORT_ERROR, "dirty data at %" PRIu64 "+%" PRIu64 " cannot be "
-              "read (at %" PRIu64 " of the cache device) and cannot be written "
-              "back; reads give EIO until it is overwritten",
-              piece.range.start, piece.range.length, extent->record_at);
-      break;
-    }
+    r = lose_part_locked (wb, extent, &res, &part);
     index_unlock (engine->index, extent->range);
     log_release (engine->log, &res);
+    if (r < 0)
+      return r;
+    rest.length = range_end (rest) - range_end (part);
+    rest.start = range_end (part);
   }
-  atomic_store (&wb->lost, true);
-  return r;
+  return 0;
 }
 
 static int

@@ -484,6 +484,86 @@ what_overwrote_lost_data_is_durable_before_the_tail (void **state)
   expect_block (7, 3);
 }
 
+/* Nothing finds room but what says again that block 7 is lost. */
+static void
+fill_the_log (void)
+{
+  struct reservation res;
+
+  for (uint32_t bytes = LOG_MAX_RESERVE; bytes >= 64; bytes /= 2)
+    while (log_reserve (small->engine.log, LOG_WRITE, bytes, 1, &res) == 0)
+      log_release (small->engine.log, &res);
+  assert_int_equal (segment_counts (&small->engine.segments).free, 1);
+}
+
+static void
+lost_data_can_be_evicted_from_a_full_cache (void **state)
+{
+  uint32_t lost;
+
+  (void) state;
+  lose_block_7 ();
+  seal (small);
+  lost = segment_with (RECORD_LOST);
+  memory_device_track (small->device, seed);
+  fill_the_log ();
+  seal (small);
+  /* The others are as good as dirty. */
+  for (uint32_t id = 0; id < 8; id++)
+    if (id != lost)
+      small->engine.segments.segments[id].epoch_max = UINT64_MAX / 4;
+  evict_under_power_cuts (expect_block_7_lost);
+  while (evict_one (small))
+    expect_lost (small, 7);
+  small_engine_kill (small);
+  small_engine_open (small);
+  expect_lost (small, 7);
+}
+
+/* The first segment in the list would need room for what is lost, and there is
+ * none; others do not. */
+static void
+what_needs_no_room_is_evicted_first (void **state)
+{
+  static struct reservation res[MIB / SET_BYTES (1) + 1];
+  unsigned count = 0;
+  uint32_t lost;
+  bool worked;
+
+  (void) state;
+  put_block (1, 2);
+  write_back (small);
+  seal (small);
+  lose_block_7 ();
+  seal (small);
+  lost = segment_with (RECORD_LOST);
+  while (small->engine.segments.sealed.first->id != lost)
+    segment_postpone (&small->engine.segments,
+                      small->engine.segments.sealed.first);
+  fill_the_log ();
+  while (log_reserve (small->engine.log, LOG_LOST, 0, 1, &res[count]) == 0)
+    count++;
+  assert_int_equal (segment_counts (&small->engine.segments).free, 0);
+
+  assert_int_equal (gc_step (&small->engine, &worked), 0);
+  assert_int_equal (segment_snapshot (&small->engine.segments, 0).state,
+                    SEGMENT_FREE);
+  assert_int_equal (segment_snapshot (&small->engine.segments, lost).state,
+                    SEGMENT_SEALED);
+  /* And that makes room for the other. */
+  while (evict_one (small))
+    ;
+  assert_int_equal (segment_snapshot (&small->engine.segments, lost).state,
+                    SEGMENT_FREE);
+  while (count > 0)
+    log_release (small->engine.log, &res[--count]);
+  expect_lost (small, 7);
+  small_engine_kill (small);
+  small_engine_open (small);
+  expect_lost (small, 7);
+  expect_block (1, 2);
+}
+
 /* --- readers ---------------------------------------------------------- */
 
 static _Atomic bool stop_reading;
@@ -557,6 +637,8 @@ main (int argc, char *argv[])
     TEST (no_crash_makes_lost_data_look_clean),
     TEST (the_tail_does_not_make_lost_data_look_clean),
     TEST (what_overwrote_lost_data_is_durable_before_the_tail),
+    TEST (lost_data_can_be_evicted_from_a_full_cache),
+    TEST (what_needs_no_room_is_evicted_first),
     TEST (readers_never_see_a_reused_segment),
   };
 
