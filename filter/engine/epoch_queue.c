@@ -76,6 +76,26 @@ epoch_queue_list (struct epoch_queue *queue, uint64_t through,
   return 0;
 }
 
+bool
+epoch_queue_note_damage (struct epoch_queue *queue,
+                         const struct set_entry *damaged)
+{
+  HOLD_LOCK (&queue->lock);
+  struct set_entry *entry;
+
+  for (entry = queue->head.next;
+       entry != &queue->head && entry->epoch <= damaged->epoch;
+       entry = entry->next)
+    if (entry->segment == damaged->segment
+        && entry->ordinal == damaged->ordinal) {
+      const bool first = !entry->damaged;
+
+      entry->damaged = true;
+      return first;
+    }
+  return false;
+}
+
 void
 epoch_queue_drop (struct epoch_queue *queue, uint64_t through)
 {
@@ -88,6 +108,7 @@ epoch_queue_drop (struct epoch_queue *queue, uint64_t through)
     entry->next->previous = &queue->head;
     queue->dirty_bytes -= entry->dirty_bytes;
     queue->count--;
+    free (entry->names);
     free (entry);
   }
 }

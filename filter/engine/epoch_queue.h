@@ -5,7 +5,10 @@
  *
  * Each set gets its entry when it is closed and loses it when its epoch is
  * written back.  Entries stand in order of their epochs.  The queue locks
- * itself. */
+ * itself.
+ *
+ * An entry also names the set's records: should the set become unreadable, the
+ * index still knows what is mapped to them. */
 
 #ifndef PCACHE_EPOCH_QUEUE_H
 #define PCACHE_EPOCH_QUEUE_H
@@ -23,6 +26,10 @@ struct set_entry {
   uint32_t records;             /* dirty ones */
   uint64_t dirty_bytes;
   uint64_t since_ms;            /* when its first record came */
+  uint64_t *names;              /* extent_name of the dirty ones and of those
+                                 * that say "lost"; from malloc */
+  uint32_t name_count;
+  bool damaged;                 /* found so, and reported */
 };
 
 struct epoch_queue {
@@ -35,7 +42,7 @@ struct epoch_queue {
 extern void epoch_queue_init (struct epoch_queue *queue);
 extern void epoch_queue_destroy (struct epoch_queue *queue);
 
-/* The queue owns ENTRY (from malloc) from now on. */
+/* The queue owns ENTRY (from malloc) from now on, with its names. */
 extern void epoch_queue_add (struct epoch_queue *queue,
                              struct set_entry *entry);
 
@@ -45,9 +52,13 @@ extern bool epoch_queue_first (struct epoch_queue *queue, uint64_t *epoch,
                                uint64_t *since_ms);
 
 /* Copy the entries of epochs up to THROUGH to a new array, *COUNT of them.
- * 0 or -ENOMEM. */
+ * Their names stay the queue's, until they are dropped.  0 or -ENOMEM. */
 extern int epoch_queue_list (struct epoch_queue *queue, uint64_t through,
                              struct set_entry **entries, uint64_t *count);
+
+/* Remember that the set of ENTRY, a copy, is damaged.  True the first time. */
+extern bool epoch_queue_note_damage (struct epoch_queue *queue,
+                                     const struct set_entry *entry);
 
 /* Forget the entries of epochs up to THROUGH. */
 extern void epoch_queue_drop (struct epoch_queue *queue, uint64_t through);

@@ -12,6 +12,7 @@
 #include <config.h>
 
 #include <assert.h>
+#include <errno.h>
 #include <pthread.h>
 #include <stdalign.h>
 #include <stdlib.h>
@@ -314,6 +315,103 @@ index_remove_device_range (struct index *index, uint64_t at, uint64_t length)
                         &match);
     region_unlock (region);
   }
+}
+
+/*-- Extents by the names of their records. --*/
+
+struct extent_array {
+  struct extent *extents;
+  size_t count, room;
+};
+
+static int
+array_add (struct extent_array *array, const struct extent *extent)
+{
+  /* The chunks of a long zero that follow each other. */
+  if (array->count > 0 && extent->kind != EXTENT_DATA) {
+    struct extent *last = &array->extents[array->count - 1];
+
+    if (extent_name (last) == extent_name (extent)
+        && range_end (last->range) == extent->range.start) {
+      last->range.length += extent->range.length;
+      return 0;
+    }
+  }
+  if (array->count == array->room) {
+    const size_t room = array->room ? array->room * 2 : 64;
+    struct extent *more = realloc (array->extents, room * sizeof *more);
+
+    if (more == NULL)
+      return -ENOMEM;
+    array->extents = more;
+    array->room = room;
+  }
+  array->extents[array->count++] = *extent;
+  return 0;
+}
+
+/* Those parts of EXTENT, found in REGION's tree, of which that tree knows. */
+static int
+add_own_parts (struct index *index, const struct region *region,
+               const struct extent *extent, struct extent_array *array)
+{
+  struct extent part = *extent;
+  uint64_t at = extent->range.start;
+  int r = 0;
+
+  if (is_in_one_region (index, extent->range))
+    return array_add (array, extent);
+  while (r == 0 && at < range_end (extent->range)) {
+    const uint64_t end = MIN (round_down (at, INDEX_CHUNK) + INDEX_CHUNK,
+                              range_end (extent->range));
+
+    part.range = (struct range) { at, end - at };
+    if (region_of (index, at) == region)
+      r = array_add (array, &part);
+    at = end;
+  }
+  return r;
+}
+
+static int
+compare_names (const void *a, const void *b)
+{
+  const uint64_t *x = a, *y = b;
+
+  return (*x > *y) - (*x < *y);
+}
+
+int
+index_find_records (struct index *index, uint64_t *names, size_t count,
+                    struct extent **found, size_t *found_count)
+{
+  struct extent_array array = { 0 };
+  int r = 0;
+
+  qsort (names, count, sizeof *names, compare_names);
+  for (unsigned i = 0; i < index->nr_regions && r == 0; ++i) {
+    struct region *region = &index->regions[i];
+    struct tree_position position;
+    struct extent extent;
+
+    region_lock (region);
+    position = extent_tree_find (&region->tree, 0);
+    while (r == 0 && extent_tree_get (position, &extent)) {
+      const uint64_t name = extent_name (&extent);
+
+      if (bsearch (&name, names, count, sizeof *names, compare_names))
+        r = add_own_parts (index, region, &extent, &array);
+      extent_tree_advance (&position);
+    }
+    region_unlock (region);
+  }
+  if (r < 0) {
+    free (array.extents);
+    return r;
+  }
+  *found = array.extents;
+  *found_count = array.count;
+  return 0;
 }
 
 /*-- Walks. --*/

@@ -64,6 +64,14 @@ struct extent {
   uint64_t sequence;            /* names the record */
 };
 
+/* The name of the record that EXTENT is a part of, in one number. */
+static inline uint64_t
+extent_name (const struct extent *extent)
+{
+  return extent->kind == EXTENT_DATA ? extent->record_at
+    : extent->sequence | UINT64_C (1) << 63;
+}
+
 struct index;
 
 /* REGIONS is a power of two, INDEX_MAX_REGIONS at most.  NULL when out
@@ -117,6 +125,14 @@ extern unsigned index_remove_locked (struct index *index, struct range range,
  * locks itself, one region after another, and reads the whole index. */
 extern void index_remove_device_range (struct index *index, uint64_t at,
                                        uint64_t length);
+
+/* All that is mapped to records of these COUNT names (which are sorted): a new
+ * array of *found_count extents, in no particular order; of the caller's.
+ * Takes the locks itself, one region after another, and reads the whole index.
+ * 0 or -ENOMEM. */
+extern int index_find_records (struct index *index, uint64_t *names,
+                               size_t count, struct extent **found,
+                               size_t *found_count);
 
 /* One piece of a range: an extent clipped to what was asked (delta moved
  * along), or a hole. */

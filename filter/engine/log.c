@@ -124,6 +124,8 @@ log_free (struct log *log)
 
     while ((open = head->segments) != NULL) {
       head->segments = open->next;
+      if (open->entry)
+        free (open->entry->names);
       free (open->entry);
       free (open);
     }
@@ -149,6 +151,31 @@ assert_held (pthread_mutex_t *lock)
 }
 
 /* --- sets ------------------------------------------------------------- */
+
+/* Name the records of the open set in its entry. */
+static int
+name_records (const struct log *log, const struct open_segment *open)
+{
+  const uint64_t base = segment_at (log->options.superblock,
+                                    open->segment->id);
+  struct set_entry *entry = open->entry;
+
+  free (entry->names);          /* of an attempt before this one */
+  entry->name_count = 0;
+  entry->names = malloc (open->count * sizeof *entry->names);
+  if (entry->names == NULL)
+    return -ENOMEM;
+  for (uint32_t i = 0; i < open->count; i++) {
+    struct media_record media;
+
+    memcpy (&media, open->records + i * sizeof media, sizeof media);
+    if (!(media.flags & RECORD_CLEAN) || media.kind == RECORD_LOST)
+      entry->names[entry->name_count++] =
+        record_name (media.kind, base + le32_get (media.place),
+                     le64_get (media.sequence));
+  }
+  return 0;
+}
 
 /* Write the open set to media.  Durable at once on an ordered device,
  * with the next sync elsewhere.  On error it stays open. */
@@ -185,6 +212,12 @@ close_set_locked (struct log *log, struct head *head,
   header.checksum = le64_of (XXH3_64bits_withSeed
                              (buf, bytes, log->options.superblock->instance));
   memcpy (buf + bytes - sizeof header, &header, sizeof header);
+
+  if (open->entry) {
+    r = name_records (log, open);
+    if (r < 0)
+      return r;
+  }
 
   /* Where a fence does not order stores, the set may reach media before
    * the data it speaks of.  Replay finds that out by the data's checksums; with
@@ -706,6 +739,19 @@ log_seal_retired (struct log *log, unsigned *count)
       error = r;
   }
   return error;
+}
+
+void
+log_retire_segment (struct log *log, uint32_t id)
+{
+  for (unsigned i = 0; i < log->head_count; i++) {
+    HOLD_LOCK (&log->heads[i].lock);
+
+    for (struct open_segment *open = log->heads[i].segments; open;
+         open = open->next)
+      if (open->segment->id == id)
+        retire_locked (log, open);
+  }
 }
 
 void

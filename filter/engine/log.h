@@ -117,6 +117,9 @@ extern int log_seal_retired (struct log *log, unsigned *count);
  * and evicted.  A head whose segment is empty keeps it. */
 extern void log_retire_heads (struct log *log);
 
+/* Make the head that has segment ID, if there is one, leave it. */
+extern void log_retire_segment (struct log *log, uint32_t id);
+
 /* True if the record whose data is at AT is in an open set; then *clean says
  * what it is. */
 extern bool log_find_open (struct log *log, uint64_t at, bool *clean);

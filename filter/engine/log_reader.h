@@ -89,6 +89,18 @@ extern enum set_verdict log_walk_next (struct log_walk *walk,
  * generation.  True if there is one; the walk then goes on behind it. */
 extern bool log_walk_find_later (struct log_walk *walk, struct set *set);
 
+/* extent_name of a record's extent. */
+static inline uint64_t
+record_name (enum record_kind kind, uint64_t at, uint64_t sequence)
+{
+  const struct extent extent = {
+    .kind = kind == RECORD_DATA ? EXTENT_DATA : EXTENT_ZERO,
+    .record_at = at, .sequence = sequence,
+  };
+
+  return extent_name (&extent);
+}
+
 /* What the index says of a record. */
 extern void record_to_extent (const struct record *record,
                               struct extent *extent);

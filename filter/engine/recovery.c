@@ -411,15 +411,28 @@ note_dirty (struct recovery *rec, const struct run *run)
     .ordinal = set->ordinal,
     .since_ms = now_ms (),
   };
-  for (uint32_t i = 0; i < set->count; i++)
-    if (!set->record[i].clean) {
-      entry->records++;
-      entry->dirty_bytes += set->record[i].range.length;
-    }
-  if (entry->records == 0)
+  entry->names = malloc (set->count * sizeof *entry->names);
+  if (entry->names == NULL) {
     free (entry);
-  else
+    return -ENOMEM;
+  }
+  for (uint32_t i = 0; i < set->count; i++) {
+    const struct record *record = &set->record[i];
+
+    if (!record->clean || record->kind == RECORD_LOST)
+      entry->names[entry->name_count++] =
+        record_name (record->kind, record->at, record->sequence);
+    if (!record->clean) {
+      entry->records++;
+      entry->dirty_bytes += record->range.length;
+    }
+  }
+  if (entry->records > 0)
     epoch_queue_add (&rec->engine->queue, entry);
+  else {
+    free (entry->names);
+    free (entry);
+  }
   return 0;
 }
 

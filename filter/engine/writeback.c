@@ -25,7 +25,8 @@ struct job {
 
 struct writeback {
   struct engine *engine;
-  _Atomic bool lost;            /* this step found dirty data unreadable */
+  _Atomic bool flush_log;       /* this step rests on records that may not be
+                                 * durable yet */
   _Atomic bool no_room;         /* to say that it is lost; was reported */
   _Atomic bool cancelled;
 
@@ -99,8 +100,8 @@ zero_range (struct writeback *wb, uint8_t *buf, struct range range,
   return 0;
 }
 
-/* The first piece of RANGE that is still mapped to the record of EXTENT.  The
- * region is locked. */
+/* The first piece of RANGE that is still mapped to the record of EXTENT, which is
+ * data or lost.  The region is locked. */
 static bool
 find_mapped_locked (struct writeback *wb, const struct extent *extent,
                     struct range range, struct range *found)
@@ -110,8 +111,7 @@ find_mapped_locked (struct writeback *wb, const struct extent *extent,
 
   index_walk_locked (&cursor, wb->engine->index, range, false);
   while (index_next_piece (&cursor, &piece))
-    if (!piece.is_hole && piece.extent.kind == EXTENT_DATA
-        && piece.extent.record_at == extent->record_at) {
+    if (!piece.is_hole && extent_name (&piece.extent) == extent_name (extent)) {
       *found = piece.range;
       return true;
     }
@@ -166,7 +166,7 @@ lose_part_locked (struct writeback *wb, const struct extent *extent,
   r = lost_add (&engine->lost, *part);
   if (r == 0)
     r = records_publish_locked (engine, res, *part, &record, 1);
-  if (r < 0)
+  if (r < 0 || extent->kind == EXTENT_LOST)
     return r;
   stats_add (engine->stats, STAT_lost_bytes, part->length);
   report (REPORT_ERROR, "dirty data at %" PRIu64 "+%" PRIu64 " cannot be "
@@ -176,16 +176,16 @@ lose_part_locked (struct writeback *wb, const struct extent *extent,
   return 0;
 }
 
-/* EXTENT's data is dirty and cannot be read.  It must never be taken for
- * clean: put a record in its place that says so, wherever it is still
- * the newest. */
+/* EXTENT's data is dirty and cannot be read, or what says that it is lost cannot.
+ * It must never be taken for clean: put a record in its place that says so,
+ * wherever it is still the newest. */
 static int
 lose (struct writeback *wb, const struct extent *extent)
 {
   struct engine *engine = wb->engine;
   struct range rest = extent->range, part;
 
-  atomic_store (&wb->lost, true);
+  atomic_store (&wb->flush_log, true);
   /* Looked at before anything is reserved: what an attempt before this one has
    * said already needs no more room. */
   while (rest.length > 0 && find_mapped (wb, extent, rest, &part)) {
@@ -401,6 +401,10 @@ writeback_resume (struct writeback *wb)
 struct plan {
   struct record *records;       /* dirty ones of the step */
   uint64_t record_count;
+  uint64_t *names;              /* of those whose sets cannot be read */
+  uint64_t name_count;
+  struct extent *salvaged;      /* what is mapped to these */
+  size_t salvaged_count;
   struct extent *extents;       /* the newest per range, ascending */
   uint64_t extent_count, extent_room;
   struct job *jobs;
@@ -411,6 +415,8 @@ static void
 plan_free (struct plan *plan)
 {
   free (plan->records);
+  free (plan->names);
+  free (plan->salvaged);
   free (plan->extents);
   free (plan->jobs);
 }
@@ -423,45 +429,112 @@ compare_sequence (const void *a, const void *b)
   return (x->sequence > y->sequence) - (x->sequence < y->sequence);
 }
 
-static int
-collect_records (struct writeback *wb, const struct set_entry *entries,
-                 uint64_t count, struct plan *plan)
+/* Add the dirty records of ENTRY's set to the plan. */
+static enum set_verdict
+collect_set (struct writeback *wb, const struct set_entry *entry,
+             struct set *set, struct plan *plan)
 {
   struct engine *engine = wb->engine;
-  CLEANUP_FREE struct set *set = malloc (sizeof *set);
-  uint64_t room = 0;
+  const struct segment segment = segment_snapshot (&engine->segments,
+                                                   entry->segment);
+  const uint64_t before = plan->record_count;
+  enum set_verdict verdict;
 
-  for (uint64_t i = 0; i < count; i++)
-    room += entries[i].records;
-  plan->records = malloc ((room + 1) * sizeof *plan->records);
+  verdict = log_read_set (&engine->reader, &segment, entry->end,
+                          entry->ordinal, set);
+  if (verdict != SET_OK)
+    return verdict;
+  for (uint32_t i = 0; i < set->count; i++)
+    if (!set->record[i].clean) {
+      if (plan->record_count - before == entry->records)
+        break;
+      plan->records[plan->record_count++] = set->record[i];
+    }
+  if (set->epoch == entry->epoch
+      && plan->record_count - before == entry->records)
+    return SET_OK;
+  plan->record_count = before;  /* not the set that was closed here */
+  return SET_CORRUPT;
+}
+
+static void
+note_damage (struct writeback *wb, const struct set_entry *entry,
+             enum set_verdict verdict)
+{
+  if (!epoch_queue_note_damage (&wb->engine->queue, entry))
+    return;
+  stats_add (wb->engine->stats, STAT_media_errors, 1);
+  report (REPORT_ERROR, "segment %" PRIu32 ": record set %" PRIu32 " with "
+          "dirty records is damaged: %s; what memory still knows of it is "
+          "written back, but not what was overwritten since: the backing store "
+          "alone is in order again when the epochs after %" PRIu64 " are there, "
+          "too.  A restart before that may find the cache damaged",
+          entry->segment, entry->ordinal, set_verdict_name (verdict),
+          entry->epoch);
+}
+
+/* A set that cannot be read any more hides what its records were, but the index
+ * has not forgotten what is still mapped to them: that is written back in their
+ * stead, and so nobody is served anything old, now or later.
+ *
+ * What a later epoch overwrote is not known any more.  So this epoch reaches the
+ * backing store without it, and not quite in the order of P3: its range shows
+ * what was there before, until that later epoch is written back.  Nothing can be
+ * done about that; to wait would only keep all the rest from the backing store.
+ *
+ * After a crash, an older record of what was overwritten must not come to light
+ * (T23), and "damaged, but all written back" says the header only when what
+ * overwrote it is durable: hence flush_log. */
+static int
+salvage (struct writeback *wb, struct plan *plan)
+{
+  struct engine *engine = wb->engine;
+  int r;
+
+  r = index_find_records (engine->index, plan->names, plan->name_count,
+                          &plan->salvaged, &plan->salvaged_count);
+  /* What was there then and is not found is overwritten by now. */
+  atomic_store (&wb->flush_log, true);
+  for (size_t i = 0; i < plan->salvaged_count && r == 0; i++)
+    if (plan->salvaged[i].kind == EXTENT_LOST)
+      r = lose (wb, &plan->salvaged[i]);
+  return r;
+}
+
+static int
+collect_records (struct writeback *wb, struct set_entry *entries,
+                 uint64_t count, struct plan *plan)
+{
+  CLEANUP_FREE struct set *set = malloc (sizeof *set);
+  uint64_t records = 0, names = 0;
+
+  for (uint64_t i = 0; i < count; i++) {
+    records += entries[i].records;
+    names += entries[i].name_count;
+  }
+  plan->records = malloc ((records + 1) * sizeof *plan->records);
   if (plan->records == NULL || set == NULL)
     return -ENOMEM;
 
   for (uint64_t i = 0; i < count; i++) {
-    const struct segment segment =
-      segment_snapshot (&engine->segments, entries[i].segment);
-    enum set_verdict verdict;
+    struct set_entry *entry = &entries[i];
+    const enum set_verdict verdict = collect_set (wb, entry, set, plan);
 
-    verdict = log_read_set (&engine->reader, &segment, entries[i].end,
-                            entries[i].ordinal, set);
-    if (verdict != SET_OK) {
-      stats_add (engine->stats, STAT_media_errors, 1);
-      report (REPORT_ERROR, "segment %" PRIu32 ": record set %" PRIu32 " with "
-              "dirty records is damaged: %s; write-back stops before epoch %"
-              PRIu64, entries[i].segment, entries[i].ordinal,
-              set_verdict_name (verdict), entries[i].epoch);
-      return -EIO;
-    }
-    for (uint32_t j = 0; j < set->count; j++)
-      if (!set->record[j].clean) {
-        if (plan->record_count == room)
-          return -EIO;          /* not the set that was closed here */
-        plan->records[plan->record_count++] = set->record[j];
-      }
+    if (verdict == SET_OK)
+      continue;
+    note_damage (wb, entry, verdict);
+    entry->damaged = true;
+    if (plan->names == NULL)
+      plan->names = malloc ((names + 1) * sizeof *plan->names);
+    if (plan->names == NULL)
+      return -ENOMEM;
+    memcpy (plan->names + plan->name_count, entry->names,
+            entry->name_count * sizeof *plan->names);
+    plan->name_count += entry->name_count;
   }
   qsort (plan->records, plan->record_count, sizeof *plan->records,
          compare_sequence);
-  return 0;
+  return plan->names ? salvage (wb, plan) : 0;
 }
 
 static int
@@ -478,6 +551,16 @@ add_extent (struct plan *plan, const struct extent *extent)
   }
   plan->extents[plan->extent_count++] = *extent;
   return 0;
+}
+
+static int
+insert (struct index *index, const struct extent *extent)
+{
+  int r = index_reserve_locked (index, extent->range, 1);
+
+  if (r == 0)
+    index_insert_locked (index, extent);
+  return r;
 }
 
 /* The newest per range, with an index of the step's own. */
@@ -497,10 +580,11 @@ keep_newest (struct plan *plan)
     struct extent extent;
 
     record_to_extent (&plan->records[i], &extent);
-    r = index_reserve_locked (index, extent.range, 1);
-    if (r == 0)
-      index_insert_locked (index, &extent);
+    r = insert (index, &extent);
   }
+  /* What the index says is newer than all that it displaced. */
+  for (size_t i = 0; i < plan->salvaged_count && r == 0; i++)
+    r = insert (index, &plan->salvaged[i]);
   index_walk_locked (&cursor, index, everything, false);
   while (r == 0 && index_next_piece (&cursor, &piece))
     if (!piece.is_hole)
@@ -572,6 +656,31 @@ choose_epoch (struct engine *engine, uint64_t limit, uint64_t *through)
   return 0;
 }
 
+/* In a segment that is open the last set cannot be told from a torn end, if it is
+ * damaged: after a crash an older record would be served in its stead (T23).  The
+ * header of a sealed one says how many sets there are.  *sealed: they all are; a
+ * writer may still be in one. */
+static int
+seal_damaged (struct writeback *wb, const struct set_entry *entries,
+              uint64_t count, bool *sealed)
+{
+  struct engine *engine = wb->engine;
+  unsigned unused;
+  int r;
+
+  for (uint64_t i = 0; i < count; i++)
+    if (entries[i].damaged)
+      log_retire_segment (engine->log, entries[i].segment);
+  r = log_seal_retired (engine->log, &unused);
+  *sealed = true;
+  for (uint64_t i = 0; i < count; i++)
+    if (entries[i].damaged
+        && segment_snapshot (&engine->segments, entries[i].segment).state
+           != SEGMENT_SEALED)
+      *sealed = false;
+  return *sealed ? 0 : r;
+}
+
 int
 writeback_step (struct writeback *wb, uint64_t limit, bool *worked)
 {
@@ -587,10 +696,16 @@ writeback_step (struct writeback *wb, uint64_t limit, bool *worked)
   if (r < 0 || through == 0)
     return r;
   *worked = true;
-  atomic_store (&wb->lost, false);
+  atomic_store (&wb->flush_log, false);
   if ((r = epoch_queue_list (&engine->queue, through, &entries, &count)) < 0
-      || (r = collect_records (wb, entries, count, &plan)) < 0
-      || (r = keep_newest (&plan)) < 0
+      || (r = collect_records (wb, entries, count, &plan)) < 0)
+    return r;
+  if (plan.names) {
+    r = seal_damaged (wb, entries, count, worked);
+    if (r < 0 || !*worked)
+      return r;
+  }
+  if ((r = keep_newest (&plan)) < 0
       || (r = cut_jobs (wb, &plan)) < 0
       || (r = run_jobs (wb, plan.jobs, plan.job_count)) < 0)
     return r;
@@ -603,8 +718,9 @@ writeback_step (struct writeback *wb, uint64_t limit, bool *worked)
   if (r < 0 && !MUTATION (T7_FLUSH_IGNORED))
     return r;                   /* T7 */
   /* The records that say "lost" must be durable before what they replace
-   * counts as clean. */
-  if (atomic_load (&wb->lost)) {
+   * counts as clean, and so must be what overwrote a record that nobody can
+   * read any more. */
+  if (atomic_load (&wb->flush_log)) {
     r = log_flush (engine->log);
     if (r < 0)
       return r;
