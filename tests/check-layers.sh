@@ -21,7 +21,7 @@ filter=$top/filter
 lowest="base/* engine/format engine/backend engine/stats"
 media="$lowest pmem/pmem engine/twin engine/superblock engine/segment"
 log="$media engine/epoch_queue engine/log engine/log_reader"
-service="$log engine/index engine/lost engine/rcu engine/record_io engine/engine (engine/cache)"
+service="$log engine/index engine/lost engine/rcu engine/record_io engine/flush engine/engine (engine/cache)"
 
 layers="
 base/*                  base/*
@@ -40,6 +40,7 @@ engine/rcu              base/*
 engine/log_reader       $media (engine/index)
 engine/log              $log (engine/index)
 engine/record_io        $log engine/index engine/engine (engine/cache)
+engine/flush            $log engine/index engine/lost engine/record_io engine/engine (engine/cache)
 engine/read             $service
 engine/write            $service
 engine/recovery         $service

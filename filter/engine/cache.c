@@ -740,7 +740,7 @@ cache_drain (struct cache *cache, uint64_t timeout_ms)
 
   /* What comes after this belongs to later epochs, which this does not wait
    * for (T25). */
-  r = log_flush (engine->log);
+  r = engine_flush (engine);
   if (r < 0)
     return r;
   through = log_closed_through (engine->log);
@@ -800,7 +800,7 @@ cache_stop (struct cache *cache, bool drain, uint64_t timeout_ms)
 
   /* T17: a failure here means that acknowledged data may be gone, and is
    * never swallowed. */
-  s = log_flush (engine->log);
+  s = engine_flush (engine);
   if (s == 0) {
     /* Sealed segments say how many sets they have, so damage that comes
      * while nobody looks is noticed at the next start. */
@@ -910,7 +910,7 @@ int
 cache_flush (struct cache *cache)
 {
   stats_add (cache->engine.stats, STAT_flushes, 1);
-  return log_flush (cache->engine.log);
+  return engine_flush (&cache->engine);
 }
 
 int

@@ -61,6 +61,21 @@ extern int engine_write (struct engine *engine, const void *buf,
 extern int engine_write_zeros (struct engine *engine, enum record_kind kind,
                                struct range range, bool fua);
 
+/* flush.c: beneath read, write, writeback and gc, too.  No lock is held. */
+
+/* Everything appended before the call is durable when it returns 0.  Records whose
+ * place refuses them are written elsewhere. */
+extern int engine_flush (struct engine *engine);
+
+/* FUA: make what was appended with this reservation durable, end the epoch, and
+ * release the reservation. */
+extern int engine_commit (struct engine *engine, struct reservation *res);
+
+/* Move the records of open sets that could not be stored to other segments.
+ * 1: there were some; 0: none; -errno: they are where they were, and will be
+ * tried again. */
+extern int engine_move_refused (struct engine *engine);
+
 /* record_io.c: records and their data on the way to the log and back.
  * Beneath read, write, writeback and gc. */
 

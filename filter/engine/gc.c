@@ -184,7 +184,7 @@ keep_lost (struct eviction *ev)
   }
   /* Also when nothing is lost any more: what overwrote it may be in DRAM
    * only, and without either record a crash would leave an older one (T22). */
-  return was_lost ? log_flush (engine->log) : 0;
+  return was_lost ? engine_flush (engine) : 0;
 }
 
 static void
@@ -309,6 +309,8 @@ gc_step (struct engine *engine, bool *worked)
   /* One segment that cannot be sealed must not keep the others from being
    * evicted. */
   error = log_seal_retired (engine->log, &sealed);
+  if (error < 0 && engine_move_refused (engine) > 0)
+    error = log_seal_retired (engine->log, &sealed);
   *worked = sealed > 0;
   if (!gc_wanted (engine))
     return error;

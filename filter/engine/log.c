@@ -39,8 +39,10 @@ struct open_segment {
   uint32_t durable_sets;        /* of them, known to be synced */
   uint32_t syncing_sets;        /* there when the sync under way started */
   uint64_t epoch_max;           /* of dirty records */
-  uint64_t sequence_min, sequence_max;
+  uint64_t sequence_min, sequence_max;  /* of sets on media */
   bool retired;
+  bool refused;                 /* the open set could not be stored */
+  bool abandoned;               /* its records move elsewhere: no more come */
   bool passed_over;             /* by this pass of sealing: it failed */
 
   /* The open set. */
@@ -68,6 +70,11 @@ struct log {
   _Atomic uint64_t durable_through;
   _Atomic uint32_t retired;     /* segments waiting to be sealed */
   _Atomic unsigned turn;
+
+  pthread_mutex_t moving;       /* held from log_take_refused to
+                                 * log_end_refused */
+  _Atomic uint64_t moves;       /* sets that were forgotten; changed in the same
+                                 * hold of their head's lock */
 
   /* Concurrent flushes share one. */
   pthread_mutex_t flush_lock;
@@ -106,6 +113,7 @@ log_new (const struct log_options *options, struct log **result)
     pthread_mutex_init (&log->heads[i].refill, NULL);
   }
   pthread_mutex_init (&log->flush_lock, NULL);
+  pthread_mutex_init (&log->moving, NULL);
   log->sequence = log->flushed_sequence = options->sequence;
   log->epoch = options->epoch;
   log->closed_through = log->durable_through = options->epoch - 1;
@@ -133,6 +141,7 @@ log_free (struct log *log)
     pthread_mutex_destroy (&head->refill);
   }
   pthread_mutex_destroy (&log->flush_lock);
+  pthread_mutex_destroy (&log->moving);
   free (log->heads);
   free (log);
 }
@@ -175,6 +184,19 @@ name_records (const struct log *log, const struct open_segment *open)
                      le64_get (media.sequence));
   }
   return 0;
+}
+
+/* The header tells of sets on media only. */
+static void
+note_sequence (struct open_segment *open)
+{
+  struct media_record first, last;
+
+  memcpy (&first, open->records, sizeof first);
+  memcpy (&last, open->records + (open->count - 1) * sizeof last, sizeof last);
+  if (open->sets == 0)
+    open->sequence_min = le64_get (first.sequence);
+  open->sequence_max = le64_get (last.sequence);
 }
 
 /* Write the open set to media.  Durable at once on an ordered device,
@@ -237,10 +259,13 @@ close_set_locked (struct log *log, struct head *head,
     r = pmem_fence (pmem);
   if (r < 0) {
     stats_add (log->options.stats, STAT_media_errors, 1);
+    open->refused = true;
     return r;
   }
 
   stats_add (log->options.stats, STAT_sets_written, 1);
+  open->refused = false;
+  note_sequence (open);
   if (open->entry) {
     open->entry->end = open->set_end;
     open->entry->ordinal = open->sets;
@@ -292,6 +317,8 @@ log_append_locked (struct log *log, struct reservation *res,
   /* Read under the lock: log_flush advances the epoch before it takes the
    * lock, so either it sees these records, or they see its epoch. */
   epoch = atomic_load (&log->epoch);
+  if (open->abandoned)
+    return -EIO;
   if (open->count > 0
       && (open->epoch != epoch || open->count + count > SET_MAX_RECORDS)) {
     r = close_set_locked (log, head, open);
@@ -322,9 +349,6 @@ log_append_locked (struct log *log, struct reservation *res,
     }
   }
   open->epoch = epoch;
-  if (open->sequence_min == 0)
-    open->sequence_min = sequence - count + 1;
-  open->sequence_max = sequence;
   res->records -= count;
   return 0;
 }
@@ -480,7 +504,6 @@ log_reserve (struct log *log, enum log_purpose purpose, uint32_t data_bytes,
   assert (data_bytes % MEDIA_LINE == 0 && data_bytes <= LOG_MAX_RESERVE
           + LOG_MAX_RESERVE_RECORDS * MEDIA_LINE
           && records > 0 && records <= LOG_MAX_RESERVE_RECORDS);
-  assert (purpose != LOG_LOST || data_bytes == 0);
   if (try_take (log, head, data_bytes, records, res))
     return 0;
   /* A segment of its own only when there is no room elsewhere. */
@@ -550,7 +573,7 @@ flush_locked (struct log *log)
   struct pmem *pmem = log->options.pmem;
   const uint64_t number = atomic_fetch_add (&log->flushes_started, 1) + 1;
   const uint64_t sequence = atomic_load (&log->sequence);
-  uint64_t epoch;
+  uint64_t epoch, moves;
   int r, error = 0;
 
   assert_held (&log->flush_lock);
@@ -558,14 +581,19 @@ flush_locked (struct log *log)
     log->flush_completed = number;
     return 0;                   /* nothing new since the last one */
   }
-  epoch = atomic_fetch_add (&log->epoch, 1);
-  for (unsigned i = 0; i < log->head_count; i++) {
-    r = close_sets (log, &log->heads[i], epoch);
-    if (r < 0)
-      error = r;
-  }
-  if (error < 0)
-    return error;
+  do {
+    /* A set that vanishes while this goes on has gone to a head that may have
+     * had its turn already. */
+    moves = atomic_load (&log->moves);
+    epoch = atomic_fetch_add (&log->epoch, 1);
+    for (unsigned i = 0; i < log->head_count; i++) {
+      r = close_sets (log, &log->heads[i], epoch);
+      if (r < 0)
+        error = r;
+    }
+    if (error < 0)
+      return error;
+  } while (atomic_load (&log->moves) != moves);
   if (!pmem->ordered) {
     note_sync (log, false);
     /* Crash before: any part of these sets and their data may be there; replay
@@ -594,22 +622,32 @@ log_flush (struct log *log)
   return flush_locked (log);
 }
 
+/* *moved: the set is gone, its records are in other heads. */
+static int
+close_own_set (struct log *log, struct reservation *res, bool *moved)
+{
+  HOLD_LOCK (&res->head->lock);
+
+  if (res->open->count > 0)
+    return close_set_locked (log, res->head, res->open);
+  *moved = res->open->abandoned;
+  return 0;
+}
+
 int
 log_commit (struct log *log, struct reservation *res)
 {
+  bool moved = false;
   int r;
 
   /* On an unordered device one sync costs the same for everybody. */
   if (!log->options.pmem->ordered)
     return log_flush (log);
-  {
-    HOLD_LOCK (&res->head->lock);
-    if (res->open->count > 0) {
-      r = close_set_locked (log, res->head, res->open);
-      if (r < 0)
-        return r;
-    }
-  }
+  r = close_own_set (log, res, &moved);
+  if (r < 0)
+    return r;
+  if (moved)
+    return log_flush (log);
   /* T20: whoever hears of this write belongs to a later epoch. */
   if (!MUTATION (T20_FUA_WITHOUT_EPOCH))
     atomic_fetch_add (&log->epoch, 1);
@@ -632,6 +670,96 @@ uint64_t
 log_sequence (struct log *log)
 {
   return atomic_load (&log->sequence);
+}
+
+/* --- places that refuse ----------------------------------------------- */
+
+/* As log_reader does it for sets on media. */
+static struct record
+decode_open (const struct log *log, const struct open_segment *open,
+             uint32_t i)
+{
+  struct media_record m;
+
+  memcpy (&m, open->records + i * sizeof m, sizeof m);
+  return (struct record) {
+    .range = { le64_get (m.logical), le64_get (m.length) },
+    .sequence = le64_get (m.sequence),
+    .kind = m.kind,
+    .clean = (m.flags & RECORD_CLEAN) != 0,
+    .has_checksum = (m.flags & RECORD_CHECKSUM) != 0,
+    .at = segment_at (log->options.superblock, open->segment->id)
+      + le32_get (m.place),
+    .checksum = le64_get (m.checksum),
+  };
+}
+
+static bool
+take_refused (struct log *log, struct head *head, struct refused_set *set)
+{
+  HOLD_LOCK (&head->lock);
+  struct open_segment *open;
+
+  for (open = head->segments; open; open = open->next)
+    if (open->refused && open->count > 0)
+      break;
+  if (open == NULL)
+    return false;
+  retire_locked (log, open);
+  open->abandoned = true;
+  atomic_fetch_add (&open->in_flight, 1);       /* it must not go away */
+  set->head = head;
+  set->open = open;
+  set->segment = open->segment->id;
+  set->count = open->count;
+  for (uint32_t i = 0; i < open->count; i++)
+    set->record[i] = decode_open (log, open, i);
+  return true;
+}
+
+uint64_t
+log_moves (struct log *log)
+{
+  return atomic_load (&log->moves);
+}
+
+bool
+log_take_refused (struct log *log, struct refused_set *set)
+{
+  mutex_lock (&log->moving);
+  for (unsigned i = 0; i < log->head_count; i++)
+    if (take_refused (log, &log->heads[i], set))
+      return true;
+  mutex_unlock (&log->moving);
+  return false;
+}
+
+void
+log_end_refused (struct log *log, struct refused_set *set, bool moved)
+{
+  struct open_segment *open = set->open;
+
+  {
+    HOLD_LOCK (&set->head->lock);
+    /* No more came, but the place may have taken it after all meanwhile: then its
+     * records are there twice, and the newer ones say the same. */
+    if (moved && open->count > 0) {
+      assert (open->count == set->count);
+      open->reserved_bytes -= open->count * RECORD_ROOM;
+      open->count = 0;
+      if (open->entry)
+        free (open->entry->names);
+      free (open->entry);
+      open->entry = NULL;
+      open->refused = false;
+    }
+    if (moved)
+      atomic_fetch_add (&log->moves, 1);
+    /* Whoever still has a reservation in it finds the bad place again. */
+    open->abandoned = moved;
+    atomic_fetch_sub (&open->in_flight, 1);
+  }
+  mutex_unlock (&log->moving);
 }
 
 /* --- sealing ---------------------------------------------------------- */

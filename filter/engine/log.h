@@ -15,7 +15,7 @@
  * its own records durable and ends the epoch too, but says nothing of other
  * heads' records.
  *
- * Lock order: flush_lock or head->refill, neither with an index region held;
+ * Lock order: moving, outside everything; flush_lock or head->refill, neither with an index region held;
  * then head->lock, for which a region may be; then those of the epoch queue and
  * the segment table.  No lock is held while data is copied. */
 
@@ -57,8 +57,8 @@ enum log_purpose {
   LOG_WRITE,
   LOG_OPTIONAL,                 /* fills, second chances: leave the last free
                                  * segments to writes */
-  LOG_LOST,                     /* "this range is lost": records without data.
-                                 * Has a free segment that nothing else takes,
+  LOG_LOST,                     /* "this range is lost", and what a place
+                                 * refused (flush.c).  Has a free segment that nothing else takes,
                                  * and then a head of its own: write-back and
                                  * eviction must be able to say it in a cache
                                  * in which nothing else finds room, or there
@@ -104,6 +104,25 @@ extern void log_release (struct log *log, struct reservation *reservation);
 
 /* Everything appended before the call is durable when it returns 0. */
 extern int log_flush (struct log *log);
+
+/* An open set that its place refused to take, with what was in it. */
+struct refused_set {
+  struct head *head;
+  struct open_segment *open;
+  uint32_t segment;
+  uint32_t count;
+  struct record record[SET_MAX_RECORDS];
+};
+
+/* Take one, if there is: nothing more comes into it, and its head leaves the
+ * segment.  Ends with log_end_refused; moved: nothing is mapped to these records any
+ * more, and the set is forgotten.  Otherwise it is as it was. */
+extern bool log_take_refused (struct log *log, struct refused_set *set);
+extern void log_end_refused (struct log *log, struct refused_set *set,
+                             bool moved);
+
+/* How often a set was moved. */
+extern uint64_t log_moves (struct log *log);
 
 /* All epochs up to it are durable and complete. */
 extern uint64_t log_closed_through (struct log *log);

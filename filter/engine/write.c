@@ -80,9 +80,13 @@ write_part (struct engine *engine, const uint8_t *buf, struct range range,
     }
     r = publish (engine, &res, range, records, count);
     if (r == 0 && commit)
-      r = log_commit (engine->log, &res);
+      return engine_commit (engine, &res);
     log_release (engine->log, &res);
-    return r;
+    if (r == 0)
+      return 0;
+    /* A full set that its place refuses: elsewhere it may go well, too. */
+    if (r != -EIO || engine_move_refused (engine) < 0)
+      return r;
   }
   return r;
 }
@@ -110,10 +114,33 @@ engine_write (struct engine *engine, const void *buf, struct range range,
     range.length -= part.length;
     /* The parts may lie in several heads. */
     if (range.length == 0 && fua && !only)
-      return log_flush (engine->log);
+      return engine_flush (engine);
     first = false;
   }
   return 0;
+}
+
+static int
+write_zero_record (struct engine *engine, struct record *record, bool commit)
+{
+  int r = -EIO;
+
+  for (unsigned attempt = 0; attempt < MAX_ATTEMPTS; attempt++) {
+    struct reservation res;
+
+    r = reserve (engine, 0, 1, &res);
+    if (r < 0)
+      return r;
+    r = publish (engine, &res, record->range, record, 1);
+    if (r == 0 && commit)
+      return engine_commit (engine, &res);
+    log_release (engine->log, &res);
+    if (r == 0)
+      return 0;
+    if (r != -EIO || engine_move_refused (engine) < 0)
+      return r;
+  }
+  return r;
 }
 
 int
@@ -125,16 +152,8 @@ engine_write_zeros (struct engine *engine, enum record_kind kind,
       .range = { range.start, MIN (range.length, MAX_ZERO_RECORD) },
       .kind = kind,
     };
-    struct reservation res;
-    int r;
+    int r = write_zero_record (engine, &record, fua);
 
-    r = reserve (engine, 0, 1, &res);
-    if (r < 0)
-      return r;
-    r = publish (engine, &res, record.range, &record, 1);
-    if (r == 0 && fua)
-      r = log_commit (engine->log, &res);
-    log_release (engine->log, &res);
     if (r < 0)
       return r;
     range.start += record.range.length;

@@ -641,7 +641,7 @@ choose_epoch (struct engine *engine, uint64_t limit, uint64_t *through)
     /* What is left is in open sets, or in an epoch that is not
      * complete: complete it (T24: nothing is written back before it is
      * durable here). */
-    r = MUTATION (T24_TOO_EARLY) ? 0 : log_flush (engine->log);
+    r = MUTATION (T24_TOO_EARLY) ? 0 : engine_flush (engine);
     if (r < 0)
       return r;
     if (!epoch_queue_first (&engine->queue, &first, &since))
@@ -721,7 +721,7 @@ writeback_step (struct writeback *wb, uint64_t limit, bool *worked)
    * counts as clean, and so must be what overwrote a record that nobody can
    * read any more. */
   if (atomic_load (&wb->flush_log)) {
-    r = log_flush (engine->log);
+    r = engine_flush (engine);
     if (r < 0)
       return r;
   }

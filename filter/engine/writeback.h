@@ -26,7 +26,7 @@ extern int writeback_new (struct engine *engine, unsigned helpers,
 extern void writeback_free (struct writeback *writeback);
 
 /* One step, of epochs up to THROUGH at most; *worked: there was something to do.
- * What the step needs closed it closes (log_flush).  0, or -errno with
+ * What the step needs closed it closes (engine_flush).  0, or -errno with
  * nothing marked: everything of it is still dirty and will be written again.
  * A backing store must be attached for the duration. */
 extern int writeback_step (struct writeback *writeback, uint64_t through,

@@ -177,13 +177,15 @@ memory_copy (struct pmem *pmem, uint64_t at, const void *from, size_t length)
 {
   struct memory_device *device = device_of (pmem);
   size_t stored = length;
+  unsigned number;
   int r = 0;
 
   check (device, at, length);
-  __atomic_fetch_add (&device->copies, 1, __ATOMIC_RELAXED);
+  number = __atomic_fetch_add (&device->copies, 1, __ATOMIC_RELAXED);
   if (__atomic_load_n (&device->copy_error, __ATOMIC_RELAXED))
     return device->copy_error;
   if (device->refused.length > 0 && length > 0
+      && (device->refuse_every == 0 || number % device->refuse_every == 0)
       && range_overlaps ((struct range) { at, length }, device->refused))
     return -EIO;
   if (device->copies_left == 0) {

@@ -44,6 +44,8 @@ struct memory_device {
   uint64_t bad_at, bad_length;  /* reads of this range give -EIO */
   int copy_error, sync_error;   /* -errno that these give while set */
   struct range refused;         /* stores to this range give -EIO */
+  unsigned refuse_every;        /* only each so manieth of all stores, if it
+                                 * goes there; 0: every */
   int copies_left;              /* after so many stores one fails, half done;
                                  * -1: none does */
   unsigned syncs, copies;       /* calls, for tests that count */

@@ -793,6 +793,173 @@ a_record_in_an_open_set_can_be_looked_up (void **state)
   finish ();
 }
 
+/* --- places that refuse ----------------------------------------------- */
+
+/* Segment ID takes no set. */
+static void
+refuse_sets_of (uint32_t id)
+{
+  f.device->refused = (struct range) {
+    segment_start (f.device, id) + MIB / 2, MIB / 2,
+  };
+}
+
+/* Append what is in SET to segment TARGET, or any if that is UINT32_MAX. */
+static void
+append_again (struct refused_set *set, uint32_t target)
+{
+  struct reservation res;
+
+  for (;;) {
+    assert_int_equal (log_reserve (f.log, LOG_WRITE, 0, set->count, &res), 0);
+    if (target == UINT32_MAX || segment_of (&res) == target)
+      break;
+    log_release (f.log, &res);
+  }
+  assert_int_equal (log_append_locked (f.log, &res, set->record, set->count),
+                    0);
+  log_release (f.log, &res);
+}
+
+static void
+what_was_moved_is_not_in_its_old_set (void **state)
+{
+  struct refused_set set;
+  struct segment segment;
+  unsigned count;
+
+  (void) state;
+  start (8, true, 1, true);
+  append (1);
+  flush ();
+  append (2);
+  append (3);
+  assert_false (log_take_refused (f.log, &set));
+  refuse_sets_of (0);
+  assert_int_equal (log_flush (f.log), -EIO);
+  assert_true (log_take_refused (f.log, &set));
+  assert_int_equal (set.count, 2);
+  assert_int_equal (set.record[1].range.start, 3);
+  assert_false (set.record[1].clean);
+  /* Not moved: it can still be stored. */
+  log_end_refused (f.log, &set, false);
+  assert_int_equal (log_moves (f.log), 0);
+  assert_int_equal (log_flush (f.log), -EIO);
+
+  assert_true (log_take_refused (f.log, &set));
+  append_again (&set, UINT32_MAX);
+  log_end_refused (f.log, &set, true);
+  assert_int_equal (log_moves (f.log), 1);
+  assert_false (log_take_refused (f.log, &set));
+  flush ();
+  assert_true (find (2).is_there && find (3).is_there);
+  assert_int_equal (find (0).records, 3);
+  assert_int_equal (log_seal_retired (f.log, &count), 0);
+  assert_int_equal (count, 1);
+  /* The header tells of what is on media. */
+  segment = segment_snapshot (&f.segments, 0);
+  assert_int_equal (segment.sets, 1);
+  assert_int_equal (segment.sequence_min, 1001);
+  assert_int_equal (segment.sequence_max, 1001);
+  assert_int_equal (segment.epoch_max, 50);
+  finish ();
+}
+
+static void
+nothing_joins_a_set_that_moves (void **state)
+{
+  struct reservation late;
+  struct refused_set set;
+  struct record record = zero_record (2, false);
+  unsigned count;
+
+  (void) state;
+  start (8, true, 1, true);
+  assert_int_equal (log_reserve (f.log, LOG_WRITE, 0, 1, &late), 0);
+  append (1);
+  refuse_sets_of (0);
+  assert_int_equal (log_flush (f.log), -EIO);
+  assert_true (log_take_refused (f.log, &set));
+  assert_int_equal (log_append_locked (f.log, &late, &record, 1), -EIO);
+  append_again (&set, UINT32_MAX);
+  log_end_refused (f.log, &set, true);
+  assert_int_equal (log_append_locked (f.log, &late, &record, 1), -EIO);
+  /* And it is not sealed while the writer is in it. */
+  assert_int_equal (log_seal_retired (f.log, &count), 0);
+  assert_int_equal (count, 0);
+  log_release (f.log, &late);
+  assert_int_equal (log_seal_retired (f.log, &count), 0);
+  assert_int_equal (count, 1);
+  finish ();
+}
+
+/* Its set vanishes between the append and the commit. */
+static void
+fua_covers_what_was_moved (void **state)
+{
+  struct reservation res;
+  struct refused_set set;
+  struct record record = zero_record (7, false);
+
+  (void) state;
+  start (8, true, 1, true);
+  assert_int_equal (log_reserve (f.log, LOG_WRITE, 0, 1, &res), 0);
+  assert_int_equal (log_append_locked (f.log, &res, &record, 1), 0);
+  refuse_sets_of (0);
+  assert_int_equal (log_flush (f.log), -EIO);
+  assert_true (log_take_refused (f.log, &set));
+  append_again (&set, UINT32_MAX);
+  log_end_refused (f.log, &set, true);
+  assert_false (find (7).is_there);
+  assert_int_equal (log_commit (f.log, &res), 0);
+  assert_true (find (7).is_there);
+  log_release (f.log, &res);
+  finish ();
+}
+
+/* When a flush has closed segment 0's set and is at segment 1's, that of segment
+ * 2 moves to 0. */
+static void
+move_behind_the_flush (struct memory_device *d, enum memory_event event,
+                       uint64_t at, size_t length, void *opaque)
+{
+  struct refused_set *set = opaque;
+
+  (void) length;
+  if (event != MEMORY_BEFORE_COPY || at < segment_start (d, 1) + MIB / 2
+      || at >= segment_start (d, 2))
+    return;
+  d->hook = NULL;
+  append_again (set, 0);
+  log_end_refused (f.log, set, true);
+}
+
+static void
+a_flush_covers_what_moves_behind_it (void **state)
+{
+  struct refused_set set;
+
+  (void) state;
+  start (24, true, 3, true);
+  append (1);
+  append (2);
+  append (3);
+  refuse_sets_of (2);
+  assert_int_equal (log_flush (f.log), -EIO);
+  assert_false (find (3).is_there);
+  append (4);
+  append (5);
+  assert_true (log_take_refused (f.log, &set));
+  assert_int_equal (set.segment, 2);
+  f.device->hook = move_behind_the_flush;
+  f.device->opaque = &set;
+  flush ();
+  assert_null (f.device->hook);
+  assert_true (find (3).is_there);
+  assert_true (log_closed_through (f.log) >= find (3).epoch);
+  finish ();
+}
+
 /* --- threads ---------------------------------------------------------- */
 
 #define THREADS 6
@@ -904,6 +1071,10 @@ main (int argc, char *argv[])
     cmocka_unit_test (what_is_lost_finds_room_in_a_full_log),
     cmocka_unit_test (what_is_optional_leaves_room_for_writes),
     cmocka_unit_test (a_record_in_an_open_set_can_be_looked_up),
+    cmocka_unit_test (what_was_moved_is_not_in_its_old_set),
+    cmocka_unit_test (nothing_joins_a_set_that_moves),
+    cmocka_unit_test (fua_covers_what_was_moved),
+    cmocka_unit_test (a_flush_covers_what_moves_behind_it),
     cmocka_unit_test (concurrent_flushes_cover_what_came_before_them),
   };
 

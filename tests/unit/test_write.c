@@ -86,6 +86,25 @@ the_newest_of_overlapping_writes_wins (void **state)
   expect (small, 6000, 59536, 2);
 }
 
+/* The store under way is the last that the device takes. */
+static void
+refuse_from_now_on (struct memory_device *d, enum memory_event event,
+                    uint64_t at, size_t length, void *opaque)
+{
+  (void) at;
+  (void) length;
+  (void) opaque;
+  if (event == MEMORY_COPIED)
+    d->copy_error = -EIO;
+}
+
+static void
+heal (void)
+{
+  small->device->hook = NULL;
+  small->device->copy_error = 0;
+}
+
 /* T6: the set is full and cannot be closed. */
 static void
 a_write_that_fails_leaves_the_old_mapping (void **state)
@@ -95,16 +114,16 @@ a_write_that_fails_leaves_the_old_mapping (void **state)
   for (unsigned i = 1; i < SET_MAX_RECORDS; i++)
     put (small, i * 4096, 1, 2);
   /* The data can be stored, the set cannot. */
-  small->device->copies_left = 1;
+  small->device->hook = refuse_from_now_on;
   assert_int_equal (try_put (0, 4096, 3, false), -EIO);
   expect (small, 0, 4096, 2);
-  small->device->copies_left = 0;
   assert_int_equal (engine_write_zeros (&small->engine, RECORD_ZERO,
                                         (struct range) { 0, 4096 }, false),
                     -EIO);
   expect (small, 0, 4096, 2);
   assert_int_equal (small->disk->reads, 0);
 
+  heal ();
   put (small, 0, 100, 4);
   small_engine_restart (small);
   expect (small, 0, 100, 4);
@@ -180,11 +199,237 @@ a_fua_that_cannot_be_kept_is_an_error (void **state)
 {
   (void) state;
   /* The data goes well, the set does not. */
-  small->device->copies_left = 1;
   put (small, 0, 10, 2);
-  small->device->copies_left = 1;
+  small->device->hook = refuse_from_now_on;
   assert_int_equal (try_put (0, 4096, 3, true), -EIO);
+  heal ();
+  /* And it is not in the way of what comes. */
+  assert_int_equal (try_put (0, 10, 4, true), 0);
+  small_engine_kill (small);
+  small_engine_open (small);
+  expect (small, 0, 10, 4);
 }
+
+/* --- places that refuse sets ------------------------------------------ */
+
+/* Segment 0 takes no set any more from its ORDINALth on. */
+static void
+refuse_sets (uint32_t ordinal)
+{
+  const uint64_t start = segment_start (small->device, 0);
+
+  small->device->refused = (struct range) { start + MIB / 2, MIB / 2 };
+  if (ordinal > 0)
+    small->device->refused.length =
+      set_at (small->device, 0, ordinal - 1) + 64
+      - SET_BYTES (le32_get (set_on (small->device, 0, ordinal - 1)->records))
+      - small->device->refused.start;
+}
+
+static void
+expect_all (struct small_engine *e)
+{
+  expect (e, 0, 1000, 2);
+  expect (e, 1000, 100, 3);
+  expect (e, 1100, 65536 - 1100, 2);
+  expect (e, 65536, 4096, 4);
+  expect (e, MIB + 100, MIB, 0);
+  expect (e, 2 * MIB + 100, 500, 5);
+  expect (e, 2 * MIB + 600, MIB - 500, 0);
+  expect (e, 3 * MIB + 100, 1000, 1);
+  expect (e, 4 * MIB, 4096, 1);
+}
+
+struct cuts {
+  uint64_t random;
+  unsigned images;
+};
+
+/* What was flushed before is there, and nothing that was never written. */
+static void
+cut_the_power (struct memory_device *d, enum memory_event event, uint64_t at,
+               size_t length, void *opaque)
+{
+  struct cuts *cuts = opaque;
+  uint8_t bytes[4096];
+
+  (void) event;
+  (void) at;
+  (void) length;
+  for (int i = 0; i < 3; i++) {
+    struct small_engine *other =
+      small_engine_beside (small, memory_device_crash (d, &cuts->random));
+
+    small_engine_open (other);
+    expect (other, 65536, 4096, 4);
+    expect (other, 3 * MIB + 100, 1000, 1);
+    assert_int_equal (get (other, 4096, 4096, bytes), 0);
+    assert_true (is_version (bytes, 4096, 4096, 2)
+                 || is_version (bytes, 4096, 4096, 1));
+    assert_int_equal (get (other, MIB + 8192, 4096, bytes), 0);
+    assert_true (is_version (bytes, MIB + 8192, 4096, 0)
+                 || is_version (bytes, MIB + 8192, 4096, 1));
+    small_engine_free (other);
+    cuts->images++;
+  }
+}
+
+/* A flush, or a write with FUA, moves them elsewhere. */
+static void
+a_place_that_refuses_sets_is_left (void **state)
+{
+  (void) state;
+  for (int how = 0; how < 12; how++) {
+    const bool ordered = how & 1, first = how & 2;
+    struct cuts cuts = { .random = seed };
+    uint32_t sets = first ? 0 : 1;
+
+    tear_down (NULL);
+    reports_collect ();
+    small = small_engine_new (8, ordered, DISK);
+    fill_version (small->disk->bytes, 0, DISK, 1);
+    small_engine_open (small);
+    if (!first) {
+      put (small, 65536, 4096, 4);
+      flush (small);
+    }
+    else {
+      fill_version (small->disk->bytes + 65536, 65536, 4096, 4);
+    }
+    put (small, 0, 65536, 2);
+    put (small, 1000, 100, 3);
+    assert_int_equal (engine_write_zeros (&small->engine, RECORD_ZERO,
+                                          (struct range) { MIB + 100, MIB },
+                                          false), 0);
+    assert_int_equal (engine_write_zeros (&small->engine, RECORD_TRIM,
+                                          (struct range) { 2 * MIB + 100,
+                                                           MIB }, false), 0);
+    put (small, 2 * MIB + 100, 500, 5);
+    expect (small, 4 * MIB, 4096, 1);   /* a fill: clean */
+    assert_int_equal (segment_of (small, 4 * MIB), 0);
+    refuse_sets (sets);
+    memory_device_track (small->device, seed);
+    small->device->hook = cut_the_power;
+    small->device->opaque = &cuts;
+    switch (how / 4) {
+    case 0:
+      assert_int_equal (engine_flush (&small->engine), 0);
+      break;
+    case 1:                     /* FUA, of the same set */
+      assert_int_equal (try_put (5000, 10, 2, true), 0);
+      assert_int_equal (engine_flush (&small->engine), 0);
+      break;
+    case 2:
+      assert_int_equal (engine_write_zeros (&small->engine, RECORD_ZERO,
+                                            (struct range) { MIB + 100, 5 },
+                                            true), 0);
+      assert_int_equal (engine_flush (&small->engine), 0);
+      break;
+    }
+    small->device->hook = NULL;
+    assert_true (cuts.images > 10);
+    assert_true (reports_have (REPORT_WARNING, "segment 0|refuses"));
+    assert_int_equal (reports_count (REPORT_ERROR), 0);
+    assert_int_equal (segment_snapshot (&small->engine.segments, 0).state,
+                      SEGMENT_SEALED);
+    assert_int_equal (segment_snapshot (&small->engine.segments, 0).sets,
+                      sets);
+    expect_all (small);
+    assert_false (is_cached (small, 4 * MIB + 100, 1) && !first
+                  && segment_of (small, 4 * MIB + 100) == 0);
+
+    /* P1. */
+    for (int i = 0; i < 5; i++) {
+      struct small_engine *other =
+        small_engine_beside (small, memory_device_crash (small->device,
+                                                         &cuts.random));
+
+      small_engine_open (other);
+      assert_int_equal (counted (other, STAT_damaged_segments), 0);
+      expect_all (other);
+      write_back (other);
+      expect_on_disk (other, 1000, 100, 3);
+      expect_on_disk (other, MIB + 100, MIB, 0);
+      expect_on_disk (other, 2 * MIB + 100, 500, 5);
+      small_engine_free (other);
+    }
+    write_back (small);
+    expect_on_disk (small, 0, 1000, 2);
+    expect_on_disk (small, MIB + 100, MIB, 0);
+    while (evict_one (small))
+      ;
+    expect_all (small);
+  }
+}
+
+/* A writer that fills the set finds out first. */
+static void
+a_full_set_that_is_refused_fails_no_write (void **state)
+{
+  (void) state;
+  refuse_sets (0);
+  for (unsigned i = 0; i < 3 * SET_MAX_RECORDS; i++)
+    if (i % 3 == 0)
+      assert_int_equal (engine_write_zeros (&small->engine, RECORD_ZERO,
+                                            (struct range) { i * 4096, 4096 },
+                                            false), 0);
+    else
+      put (small, i * 4096, 100, 2);
+  assert_int_equal (engine_flush (&small->engine), 0);
+  small_engine_kill (small);
+  small_engine_open (small);
+  for (unsigned i = 0; i < 3 * SET_MAX_RECORDS; i++)
+    expect (small, i * 4096, 100, i % 3 == 0 ? 0 : 2);
+}
+
+/* When everything refuses it is an error, soon, and reads go on; when that is
+ * over, nothing is missing. */
+static void
+a_device_that_refuses_everything_is_an_error (void **state)
+{
+  unsigned copies;
+
+  (void) state;
+  put (small, 0, 65536, 2);
+  small->device->copy_error = -EIO;
+  copies = small->device->copies;
+  for (int i = 0; i < 3; i++)
+    assert_int_equal (engine_flush (&small->engine), -EIO);
+  assert_true (small->device->copies - copies < 100);
+  expect (small, 0, 65536, 2);
+  small->device->copy_error = 0;
+  assert_int_equal (engine_flush (&small->engine), 0);
+  small_engine_kill (small);
+  small_engine_open (small);
+  expect (small, 0, 65536, 2);
+}
+
+/* What cannot be read can move only as lost (P4). */
+static void
+what_is_refused_and_unreadable_is_lost (void **state)
+{
+  uint8_t byte;
+
+  (void) state;
+  put (small, 0, 4096, 2);
+  put (small, 4096, 4096, 2);
+  put (small, 1000, 10, 3);
+  rot (small, 0);
+  refuse_sets (0);
+  assert_int_equal (engine_flush (&small->engine), 0);
+  assert_int_equal (counted (small, STAT_lost_bytes), 4086);
+  for (int i = 0; i < 2; i++) {
+    assert_int_equal (get (small, 0, 1, &byte), -EIO);
+    assert_int_equal (get (small, 1010, 1, &byte), -EIO);
+    expect (small, 1000, 10, 3);
+    expect (small, 4096, 4096, 2);
+    small_engine_kill (small);
+    small_engine_open (small);
+  }
+  /* And that is moved as well. */
+  assert_true (reports_have (REPORT_ERROR, "0+1000|EIO"));
+}
+
 
 static void
 a_zero_of_any_length_is_one_record (void **state)
@@ -250,6 +495,10 @@ main (int argc, char *argv[])
     TEST (a_store_that_fails_is_made_elsewhere),
     TEST (fua_survives_a_kill_without_a_flush),
     TEST (a_fua_that_cannot_be_kept_is_an_error),
+    TEST (a_place_that_refuses_sets_is_left),
+    TEST (a_full_set_that_is_refused_fails_no_write),
+    TEST (a_device_that_refuses_everything_is_an_error),
+    TEST (what_is_refused_and_unreadable_is_lost),
     TEST (a_zero_of_any_length_is_one_record),
     TEST (a_small_cache_takes_any_amount),
   };

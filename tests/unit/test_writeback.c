@@ -7,6 +7,7 @@
 #include <config.h>
 
 #include <errno.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -879,6 +880,86 @@ helpers_share_the_work (void **state)
   expect_on_disk (small, 0, BLOCK, 20);
 }
 
+#define WRITERS 4
+#define BLOCKS_EACH 8
+#define WRITES_EACH 100
+
+/* What a flush or FUA that returned 0 has promised of a writer's blocks. */
+static unsigned promised[WRITERS][BLOCKS_EACH];
+static unsigned refusals;
+
+static void *
+write_and_flush (void *opaque)
+{
+  const uintptr_t writer = (uintptr_t) opaque;
+  unsigned newest[BLOCKS_EACH] = { 0 };
+  uint64_t random = seed + writer;
+  uint8_t block[BLOCK];
+
+  for (unsigned version = 1; version <= WRITES_EACH; version++) {
+    const unsigned n = random_below (&random, BLOCKS_EACH);
+    const uint64_t start = (writer * BLOCKS_EACH + n) * BLOCK;
+    const bool fua = random_below (&random, 4) == 0;
+    int r;
+
+    fill_version (block, start, BLOCK, version);
+    do {
+      r = engine_write (&small->engine, block, (struct range)
+                        { start, BLOCK }, fua);
+      if (r < 0)
+        __atomic_fetch_add (&refusals, 1, __ATOMIC_RELAXED);
+    } while (r < 0);
+    newest[n] = version;
+    if (fua)
+      promised[writer][n] = version;
+    if (random_below (&random, 4) == 0
+        && engine_flush (&small->engine) == 0)
+      memcpy (promised[writer], newest, sizeof newest);
+  }
+  return NULL;
+}
+
+/* While sets move to other heads, which other flushes have closed already. */
+static void
+what_moves_is_covered_by_every_flush (void **state)
+{
+  (void) state;
+  for (int round = 0; round < 10; round++) {
+    pthread_t thread[WRITERS];
+
+    tear_down (NULL);
+    reports_collect ();
+    small = small_engine_new (120, true, DISK);
+    small->heads = 4;
+    small_engine_open (small);
+    memset (promised, 0, sizeof promised);
+    small->device->refused = (struct range) {
+      segment_start (small->device, 0), 120 * MIB,
+    };
+    small->device->refuse_every = 7;
+    for (uintptr_t i = 0; i < WRITERS; i++)
+      pthread_create (&thread[i], NULL, write_and_flush, (void *) i);
+    for (int i = 0; i < WRITERS; i++)
+      pthread_join (thread[i], NULL);
+    assert_true (log_moves (small->engine.log) > 0);
+    small->device->refused.length = 0;
+    small_engine_kill (small);
+    small_engine_open (small);
+    for (uint64_t n = 0; n < WRITERS * BLOCKS_EACH; n++) {
+      const unsigned least = promised[n / BLOCKS_EACH][n % BLOCKS_EACH];
+      unsigned version = least;
+
+      assert_int_equal (get (small, n * BLOCK, BLOCK, buf), 0);
+      while (version <= WRITES_EACH
+             && !is_version (buf, n * BLOCK, BLOCK, version))
+        version++;
+      if (version > WRITES_EACH)
+        fail_msg ("block %ju: older than version %u", (uintmax_t) n, least);
+    }
+    write_back (small);
+  }
+}
+
 int
 main (int argc, char *argv[])
 {
@@ -904,6 +985,7 @@ main (int argc, char *argv[])
     TEST (a_damaged_set_waits_for_its_segment),
     TEST (what_is_lost_stays_lost_when_its_set_is_damaged),
     TEST (helpers_share_the_work),
+    TEST (what_moves_is_covered_by_every_flush),
   };
 
   seed_choose (argc, argv);

@@ -1,0 +1,272 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+/* Flush, and what to do when a record set's place refuses stores.
+ *
+ * Sets lie without gaps, so a segment takes no set any more once the place of
+ * the next one is bad.  Its open set has never been durable: what is still mapped
+ * to its records is written anew, elsewhere, and the set is dropped.  The
+ * segment is sealed with the sets it has; its header lies elsewhere.
+ *
+ * Why records may move into a later epoch:  a record that is in no set on media
+ * is covered by no flush and no FUA that has returned without an error.  All
+ * that a disk promises of it is that the flush which covers it, when it
+ * returns, has it; and that flush comes after the move and covers the epoch
+ * into which it moved.  Until then a disk may keep any of what it was not told
+ * to flush, so the older epoch without these records is as good as with them (P3).
+ * Which of two overlapping records is newer is decided as always, under the
+ * region's lock: only what is still mapped moves, so nothing newer is ever
+ * covered (P2).  A crash in between finds the old records (if the refused set
+ * is there after all), the new ones, both, or neither: both say the same. */
+
+#include <config.h>
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/cleanup.h"
+#include "base/report.h"
+#include "engine/engine.h"
+
+/* Places in a row that may refuse before it is taken for the whole device. */
+#define MAX_ATTEMPTS 4
+
+struct move {
+  struct engine *engine;
+  struct refused_set set;
+  uint8_t buf[RECORD_MAX_DATA];
+};
+
+/* The first piece of RANGE, in one chunk, that is mapped to the record of
+ * EXTENT. */
+static bool
+find_piece (struct move *move, const struct extent *extent,
+            struct range range, struct piece *piece)
+{
+  struct index *index = move->engine->index;
+  struct index_cursor cursor;
+  bool found = false;
+
+  index_lock (index, range);
+  index_walk_locked (&cursor, index, range, false);
+  while (!found && index_next_piece (&cursor, piece))
+    found = !piece->is_hole
+      && extent_name (&piece->extent) == extent_name (extent);
+  index_unlock (index, range);
+  return found;
+}
+
+/* In a cache full of dirty data there is one way on: the room kept for what is
+ * lost.  It comes back with the rest when that is written back. */
+static int
+reserve (struct move *move, uint32_t data_bytes, unsigned records,
+         struct reservation *res)
+{
+  struct log *log = move->engine->log;
+  int r = log_reserve (log, LOG_WRITE, data_bytes, records, res);
+
+  return r == -EAGAIN ? log_reserve (log, LOG_LOST, data_bytes, records, res)
+    : r;
+}
+
+/* Map RANGE, all of it mapped to the record of EXTENT, to RECORDS: 1; or 0, when it
+ * has changed: then whoever asks again finds what is left. */
+static int
+publish (struct move *move, const struct extent *extent, struct range range,
+         struct reservation *res, struct record *records, unsigned count)
+{
+  struct index *index = move->engine->index;
+  int r = 0;
+
+  index_lock (index, range);
+  if (index_is_locked (index, range, extent)) {
+    if (records->kind == RECORD_LOST)
+      r = lost_add (&move->engine->lost, range);
+    if (r == 0)
+      r = records_publish_locked (move->engine, res, range, records, count);
+    if (r == 0)
+      r = 1;
+  }
+  index_unlock (index, range);
+  return r;
+}
+
+static int
+move_without_data (struct move *move, const struct extent *extent,
+                   struct range range, enum record_kind kind)
+{
+  struct record record = {
+    .range = range, .kind = kind, .clean = kind == RECORD_LOST,
+  };
+  struct reservation res;
+  int r = reserve (move, 0, 1, &res);
+
+  if (r < 0)
+    return r;
+  r = publish (move, extent, range, &res, &record, 1);
+  log_release (move->engine->log, &res);
+  return r;
+}
+
+static int
+move_data (struct move *move, const struct piece *piece)
+{
+  struct engine *engine = move->engine;
+  struct record records[LOG_MAX_RESERVE_RECORDS];
+  struct reservation res;
+  uint32_t data_bytes;
+  unsigned count;
+  int r;
+
+  /* Its segment is open, and stays. */
+  r = extent_read (engine, &piece->extent, move->buf);
+  if (r < 0) {
+    /* Nobody would know any more that something was here (P4). */
+    r = move_without_data (move, &piece->extent, piece->range, RECORD_LOST);
+    if (r <= 0)
+      return r;
+    stats_add (engine->stats, STAT_lost_bytes, piece->range.length);
+    report (REPORT_ERROR, "dirty data at %" PRIu64 "+%" PRIu64 " cannot be "
+            "read (at %" PRIu64 " of the cache device), and its record not "
+            "written; reads give EIO until it is overwritten",
+            piece->range.start, piece->range.length, piece->extent.record_at);
+    return 0;
+  }
+  for (unsigned attempt = 0; attempt < MAX_ATTEMPTS; attempt++) {
+    count = records_cut (engine, piece->range, false, records, &data_bytes);
+    r = reserve (move, data_bytes, count, &res);
+    if (r < 0)
+      return r;
+    r = records_store (engine, move->buf, piece->range, records, count,
+                       res.at);
+    if (r < 0) {
+      log_release (engine->log, &res);
+      continue;                 /* elsewhere it may go well */
+    }
+    r = publish (move, &piece->extent, piece->range, &res, records, count);
+    log_release (engine->log, &res);
+    return r;
+  }
+  return r;
+}
+
+/* All of RANGE, in one chunk, that is mapped to RECORD. */
+static int
+move_part (struct move *move, const struct record *record,
+           const struct extent *extent, struct range range)
+{
+  struct piece piece;
+  int r = 0;
+
+  while (r >= 0 && find_piece (move, extent, range, &piece))
+    r = record->kind == RECORD_DATA ? move_data (move, &piece)
+      : move_without_data (move, extent, piece.range, record->kind);
+  return MIN (r, 0);
+}
+
+/* A zero may be longer than a chunk. */
+static int
+move_record (struct move *move, const struct record *record)
+{
+  struct index *index = move->engine->index;
+  struct range rest = record->range;
+  struct extent extent;
+  int r = 0;
+
+  record_to_extent (record, &extent);
+  if (record->clean && record->kind != RECORD_LOST) {
+    /* Only cached: and with no record on media nothing would unmap it when its
+     * segment is evicted. */
+    index_lock (index, record->range);
+    index_remove_locked (index, record->range, &extent);
+    index_unlock (index, record->range);
+    return 0;
+  }
+  while (r == 0 && rest.length > 0) {
+    const struct range part = {
+      rest.start, MIN (rest.length, INDEX_CHUNK - rest.start % INDEX_CHUNK),
+    };
+
+    r = move_part (move, record, &extent, part);
+    rest.start += part.length;
+    rest.length -= part.length;
+  }
+  return r;
+}
+
+/* 1: one was moved; 0: there is none. */
+static int
+move_one (struct move *move)
+{
+  struct log *log = move->engine->log;
+  int r = 0;
+
+  if (!log_take_refused (log, &move->set))
+    return 0;
+  for (uint32_t i = 0; i < move->set.count && r == 0; i++)
+    r = move_record (move, &move->set.record[i]);
+  if (r == 0)
+    report (REPORT_WARNING, "segment %" PRIu32 " refuses a record set and is "
+            "left; %" PRIu32 " records were written anew elsewhere",
+            move->set.segment, move->set.count);
+  log_end_refused (log, &move->set, r == 0);
+  return r < 0 ? r : 1;
+}
+
+int
+engine_move_refused (struct engine *engine)
+{
+  CLEANUP_FREE struct move *move = malloc (sizeof *move);
+  int r, moved = 0;
+
+  if (move == NULL)
+    return -ENOMEM;
+  move->engine = engine;
+  while ((r = move_one (move)) > 0)
+    moved = 1;
+  if (moved) {
+    unsigned sealed;
+
+    /* What a crash finds at the refused place may look like damage: the header
+     * had better say soon how many sets there are.  If it cannot now, because
+     * writers are in the segment still, eviction does it. */
+    log_seal_retired (engine->log, &sealed);
+  }
+  return r < 0 ? r : moved;
+}
+
+/* Is there reason to try again what failed after MOVES sets had been moved?  A
+ * sync that has failed is none, as the kernel may have forgotten by now what it
+ * could not write. */
+static bool
+may_succeed (struct engine *engine, uint64_t moves)
+{
+  return engine_move_refused (engine) >= 0
+    && log_moves (engine->log) != moves;        /* by this thread or another */
+}
+
+int
+engine_flush (struct engine *engine)
+{
+  int r = -EIO;
+
+  for (unsigned attempt = 0; attempt < MAX_ATTEMPTS; attempt++) {
+    const uint64_t moves = log_moves (engine->log);
+
+    r = log_flush (engine->log);
+    if (r == 0 || !may_succeed (engine, moves))
+      break;
+  }
+  return r;
+}
+
+int
+engine_commit (struct engine *engine, struct reservation *res)
+{
+  const uint64_t moves = log_moves (engine->log);
+  const int r = log_commit (engine->log, res);
+
+  log_release (engine->log, res);
+  return r < 0 && may_succeed (engine, moves) ? engine_flush (engine) : r;
+}
