@@ -499,7 +499,7 @@ cut_the_power_of_a_full_cache (struct memory_device *d,
 
   (void) at;
   (void) length;
-  if (event == MEMORY_BEFORE_COPY || full->seen++ % 8 != 0)
+  if (event == MEMORY_BEFORE_COPY || full->seen++ % 16 != 0)
     return;
   other = small_engine_beside (small, memory_device_crash (d, &full->random));
   small_engine_open (other);
@@ -541,7 +541,7 @@ a_cache_full_of_dirty_data_can_lose_some (void **state)
                       (blocks + 6) / 7 * BLOCK);
 
     /* And everything goes on: round and round, in what is left. */
-    for (unsigned round = 3; round < 6; round++) {
+    for (unsigned round = 4; round < 6; round++) {
       for (uint64_t n = 1; n < blocks; n++)
         if (n % 7 != 0)
           put_block (n, round);
