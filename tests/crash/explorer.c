@@ -54,10 +54,10 @@ const struct start starts[] = {
 };
 const unsigned start_count = sizeof starts / sizeof *starts;
 
-/* What the step before "x" could have left: drawn from all its crash
+/* What the step before "x" or "k" could have left: drawn from all its crash
  * points. */
 struct capture {
-  bool wanted;
+  char wanted;                  /* x, k or 0 */
   unsigned points;
   size_t mark;                  /* the device then, and how each unit is left */
   struct { uint64_t at; uint32_t length; size_t data; } *units;
@@ -559,7 +559,8 @@ take_capture (struct explorer *ex, const struct shadow_unit *units,
 {
   struct capture *c = &ex->capture;
   uint64_t *random = &ex->random;
-  const unsigned manner = random_below (random, 4);
+  /* 1: all of it is there. */
+  const unsigned manner = c->wanted == 'k' ? 1 : random_below (random, 4);
   size_t used = 0;
 
   if (random_below (random, ++c->points) > 0)
@@ -586,8 +587,8 @@ take_capture (struct explorer *ex, const struct shadow_unit *units,
     used += units[i].length;
   }
   make_images (ex, 0);
-  memcpy (c->disk,
-          ex->images[0].bytes[random_below (random, ex->images[0].count)],
+  memcpy (c->disk, c->wanted == 'k' ? ex->disk[0]->bytes
+          : ex->images[0].bytes[random_below (random, ex->images[0].count)],
           DISK_SIZE);
   c->oracle = ex->oracle;
   c->percent_acked = ex->percent_acked;
@@ -770,15 +771,10 @@ do_stop_and_start (struct explorer *ex)
   return r;
 }
 
+/* POWER: it goes.  Otherwise the process dies, and what it stored is visible
+ * though not durable. */
 static void
-do_kill (struct explorer *ex)
-{
-  cache_close (ex->cache);
-  start_again (ex, false);
-}
-
-static void
-do_crash (struct explorer *ex)
+do_crash (struct explorer *ex, bool power)
 {
   struct capture *c = &ex->capture;
 
@@ -786,8 +782,11 @@ do_crash (struct explorer *ex)
   ex->cache = NULL;
   shadow_rollback (ex->device[0], c->mark);
   for (size_t i = 0; i < c->unit_count; i++)
-    shadow_place (ex->device[0], c->units[i].at, c->arena + c->units[i].data,
-                  c->units[i].length);
+    if (power)
+      shadow_place (ex->device[0], c->units[i].at,
+                    c->arena + c->units[i].data, c->units[i].length);
+    else
+      shadow_not_durable (ex->device[0], c->units[i].at, c->units[i].length);
   shadow_disk_set (ex->disk[0], c->disk);
   ex->oracle = c->oracle;
   ex->percent_acked = c->percent_acked;
@@ -829,8 +828,8 @@ do_step (struct explorer *ex, struct step step)
   case 'g': cache_step_eviction (ex->cache); break;
   case 's': r = do_set_percent (ex); break;
   case 'o': r = do_stop_and_start (ex); break;
-  case 'k': do_kill (ex); break;
-  case 'x': do_crash (ex); break;
+  case 'k': do_crash (ex, false); break;
+  case 'x': do_crash (ex, true); break;
   case 'W': r = do_write (ex, random_range (n), fua); break;
   case 'Z': r = do_zero (ex, random_range (n), false, fua); break;
   case 'T': r = do_zero (ex, random_range (n), true, fua); break;
@@ -911,7 +910,8 @@ go_to_base (struct explorer *ex)
   cache_close (ex->cache);
   ex->cache = NULL;
   ex->problem[0] = '\0';
-  ex->exploring = ex->capture.wanted = false;
+  ex->exploring = false;
+  ex->capture.wanted = 0;
   shadow_rollback (ex->device[0], ex->base_mark);
   shadow_disk_set (ex->disk[0], ex->base_disk);
   oracle_restart (&ex->oracle, ex->base_found);
@@ -1006,6 +1006,15 @@ history_hash (const struct history *history)
   return hash;
 }
 
+/* The crash that step I is, if it is one. */
+static char
+captured_for (const struct history *history, unsigned i)
+{
+  const char letter = i < history->count ? history->step[i].letter : 0;
+
+  return letter == 'x' || letter == 'k' ? letter : 0;
+}
+
 static void
 watch (struct explorer *ex, bool on)
 {
@@ -1026,16 +1035,15 @@ explore (struct explorer *ex, const struct history *history, bool all)
     use_up_head (ex);
 
   watch (ex, true);
-  ex->capture.wanted = history->step[0].letter == 'x';
+  ex->capture.wanted = captured_for (history, 0);
   ex->capture.points = 0;
   crash_point (ex, 0);
   for (unsigned i = 0; i < history->count && !has_problem (ex); i++) {
     const struct step step = history->step[i];
 
-    if (step.letter != 'x' && !oracle_has_room (&ex->oracle))
+    if (captured_for (history, i) == 0 && !oracle_has_room (&ex->oracle))
       make_room (ex);
-    ex->capture.wanted = i + 1 < history->count
-      && history->step[i + 1].letter == 'x';
+    ex->capture.wanted = captured_for (history, i + 1);
     ex->capture.points = 0;
     ex->exploring = all || i + 1 == history->count;
     do_step (ex, step);

@@ -43,7 +43,7 @@ struct step {
  *   g      one step of eviction
  *   s      change gc-percent
  *   o      clean stop, start
- *   k      the process dies, start
+ *   k      the process dies, somewhere in the step before; start
  *   x      the power goes, somewhere in the step before; start
  * with a number that chooses range, length and flags:
  *   W T Z R  write, trim, zero, read

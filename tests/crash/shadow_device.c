@@ -173,6 +173,12 @@ shadow_rollback (struct shadow_device *device, size_t mark)
   device->pending->count = device->pending->used = 0;
 }
 
+pthread_mutex_t *
+shadow_device_lock (struct shadow_device *device)
+{
+  return &device->pending->lock;
+}
+
 /* --- what is pending -------------------------------------------------- */
 
 static uint32_t
@@ -201,6 +207,12 @@ note_store (struct shadow_device *device, uint64_t at, const uint8_t *from,
     at += part;
     length -= part;
   }
+}
+
+void
+shadow_not_durable (struct shadow_device *device, uint64_t at, size_t length)
+{
+  note_store (device, at, device->bytes + at, length);
 }
 
 /* Those of this thread, or of all. */

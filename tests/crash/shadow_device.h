@@ -21,6 +21,7 @@
 #ifndef PCACHE_SHADOW_DEVICE_H
 #define PCACHE_SHADOW_DEVICE_H
 
+#include <pthread.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -66,8 +67,16 @@ extern void shadow_rollback (struct shadow_device *device, size_t mark);
 /* Put bytes there, durable at once. */
 extern void shadow_place (struct shadow_device *device, uint64_t at,
                           const void *from, size_t length);
+/* After a rollback into the middle of something: what loads see there is
+ * pending. */
+extern void shadow_not_durable (struct shadow_device *device, uint64_t at,
+                                size_t length);
 /* The power goes: loads see what is durable, nothing is pending. */
 extern void shadow_forget (struct shadow_device *device);
+
+/* Held: nothing is stored or made durable meanwhile.  The hook runs under
+ * it. */
+extern pthread_mutex_t *shadow_device_lock (struct shadow_device *device);
 
 /* A line or page with pending stores, in the order of the first one. */
 struct shadow_unit {

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/cleanup.h"
 #include "crash/shadow_disk.h"
 #include "support/seed.h"
 
@@ -36,6 +37,7 @@ request (struct backend *b, struct range range, const void *buf)
   struct shadow_request *r;
 
   assert (range.length > 0 && range_is_valid (range, b->size));
+  mutex_lock (&disk->lock);
   if (disk->pending == disk->room) {
     disk->room = disk->room ? disk->room * 2 : 64;
     disk->requests = realloc (disk->requests,
@@ -50,6 +52,7 @@ request (struct backend *b, struct range range, const void *buf)
     memcpy (r->data, buf, range.length);
   }
   apply (disk->bytes, range, buf);
+  mutex_unlock (&disk->lock);
   if (disk->changed)
     disk->changed (disk, disk->opaque);
   return 0;
@@ -66,6 +69,8 @@ forget (struct shadow_disk *disk)
 static int
 shadow_pread (struct backend *b, void *buf, size_t length, uint64_t offset)
 {
+  HOLD_LOCK (&of (b)->lock);
+
   assert (range_is_valid ((struct range) { offset, length }, b->size));
   memcpy (buf, of (b)->bytes + offset, length);
   return 0;
@@ -97,9 +102,11 @@ shadow_flush (struct backend *b)
 {
   struct shadow_disk *disk = of (b);
 
+  mutex_lock (&disk->lock);
   for (size_t i = 0; i < disk->pending; i++)
     apply (disk->stable, disk->requests[i].range, disk->requests[i].data);
   forget (disk);
+  mutex_unlock (&disk->lock);
   if (disk->changed)
     disk->changed (disk, disk->opaque);
   return 0;
@@ -122,6 +129,7 @@ shadow_disk_new (uint64_t size)
   disk->bytes = calloc (1, size);
   disk->stable = calloc (1, size);
   assert (disk->bytes && disk->stable);
+  pthread_mutex_init (&disk->lock, NULL);
   disk->backend = (struct backend) {
     .ops = &shadow_disk_ops,
     .size = size,
@@ -140,6 +148,7 @@ shadow_disk_free (struct shadow_disk *disk)
   if (disk == NULL)
     return;
   forget (disk);
+  pthread_mutex_destroy (&disk->lock);
   free (disk->requests);
   free (disk->bytes);
   free (disk->stable);
@@ -182,4 +191,19 @@ shadow_disk_image (const struct shadow_disk *disk, const bool *keep,
     else
       apply (image, r->range, r->data);
   }
+}
+
+void
+shadow_disk_random_image (struct shadow_disk *disk, uint64_t *random,
+                          uint8_t *image)
+{
+  const unsigned manner = random_below (random, 4);
+  HOLD_LOCK (&disk->lock);
+  CLEANUP_FREE bool *keep = calloc (disk->pending + 1, sizeof *keep);
+
+  assert (keep);
+  for (size_t i = 0; i < disk->pending; i++)
+    keep[i] = manner == 0 || (manner > 1 && random_below (random, 2));
+  shadow_disk_image (disk, keep,
+                     manner == 3 ? random_next (random) | 1 : 0, image);
 }
