@@ -379,10 +379,15 @@ finish (bool must_be_enough)
 {
   const uint64_t states = state_set_count (seen);
 
-  printf ("sequences: %" PRIu64 ", crash points: %" PRIu64
-          ", states tried: %" PRIu64 " (the rest had been tried with the same "
-          "promises)\n", shared->counts.sequences, shared->counts.points,
-          shared->counts.tried);
+  printf ("sequences: %" PRIu64 ", crash points: %" PRIu64 "\n"
+          "opened, read and opened again: %" PRIu64 " (states with what must be "
+          "found in them)\n"
+          "  of these with a crash while opening: %" PRIu64
+          ", drained, evicted and written to: %" PRIu64 "\n"
+          "contents of the backing store alone: %" PRIu64 "\n",
+          shared->counts.sequences, shared->counts.points,
+          shared->counts.tried, shared->counts.nested, shared->counts.deep,
+          shared->counts.backing);
   if (must_be_enough && states < ENOUGH) {
     printf ("fewer distinct states than the %" PRIu64 " that are promised\n",
             ENOUGH);

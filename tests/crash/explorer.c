@@ -227,6 +227,7 @@ check_backing (struct explorer *ex, unsigned level,
   const struct images *images = &ex->images[level];
   const char *wrong = NULL;
 
+  ex->counts->backing += images->count;
   for (unsigned i = 0; i < images->count && wrong == NULL; i++)
     wrong = oracle_check_backing (oracle, images->bytes[i]);
   if (wrong)
@@ -384,6 +385,8 @@ try_state (struct explorer *ex, unsigned level, uint64_t hash,
   key = random_next (&key);
   nested = level == 0 && key % e->nested_every == 0;
   deep = (key >> 20) % e->deep_every == 0;
+  ex->counts->nested += nested;
+  ex->counts->deep += deep;
   copy->tracks = nested;
   for (size_t i = 0; i < count; i++) {
     shadow_unit_bytes (device, &units[i], choice[i], bytes);

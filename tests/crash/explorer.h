@@ -79,7 +79,11 @@ struct effort {
 };
 
 struct counts {
-  _Atomic uint64_t sequences, points, tried;
+  _Atomic uint64_t sequences, points;
+  _Atomic uint64_t tried;       /* states opened, read and opened again */
+  _Atomic uint64_t nested;      /* of them, with a crash while opening */
+  _Atomic uint64_t deep;        /* of them, drained, evicted, written to */
+  _Atomic uint64_t backing;     /* contents of the backing store alone */
 };
 
 struct explorer;
