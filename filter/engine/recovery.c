@@ -604,6 +604,29 @@ compare_sealing_order (const void *a, const void *b)
     - (x->sequence_max < y->sequence_max);
 }
 
+/* After a kill without a power cut, what was found may still be in the page
+ * cache, or in the CPU's, only: make durable what will be called so.  Sealed
+ * segments were before their headers said so, and of free ones nothing was
+ * found.  A bad page keeps nobody from using the rest. */
+static int
+harden (struct recovery *rec)
+{
+  struct superblock *sb = &rec->engine->superblock;
+  struct pmem *pmem = rec->engine->pmem;
+  int r;
+
+  r = pmem_make_durable (pmem, 0, sb->geometry.first_segment_at);
+  for (uint32_t i = 0; i < rec->count && (r == 0 || r == -EIO); i++) {
+    const struct segment *segment = rec->findings[i].segment;
+
+    if (segment->state == SEGMENT_OPEN)
+      r = pmem_make_durable (pmem, segment_at (sb, segment->id),
+                             sb->geometry.segment_size);
+  }
+  /* On a plain file an error means that nothing is known to be durable. */
+  return pmem->ordered && r == -EIO ? 0 : r;
+}
+
 /* Write down what was found, so that it is found again next time, and put every
  * segment on its list.  Crash anywhere in here: the same is found again, as
  * nothing that is judged by was changed. */
@@ -614,9 +637,7 @@ settle (struct recovery *rec)
   const uint32_t total = rec->engine->superblock.geometry.segment_count;
   int r;
 
-  /* After a kill without a power cut, sets and data may still be in the
-   * page cache only: make durable what will be called so. */
-  r = MUTATION (OPEN_WITHOUT_SYNC) ? 0 : pmem_sync (rec->engine->pmem);
+  r = MUTATION (OPEN_WITHOUT_SYNC) ? 0 : harden (rec);
   if (r < 0)
     return r;
 

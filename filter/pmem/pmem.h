@@ -35,6 +35,7 @@ struct pmem_ops {
   int (*copy) (struct pmem *, uint64_t at, const void *from, size_t length);
   int (*fence) (struct pmem *);
   int (*sync) (struct pmem *);
+  int (*make_durable) (struct pmem *, uint64_t at, size_t length);
   int (*read) (struct pmem *, void *to, uint64_t at, size_t length);
   int (*checksum) (struct pmem *, uint64_t at, size_t length, uint64_t *sum);
   int (*allocate) (struct pmem *);
@@ -70,6 +71,16 @@ static inline int
 pmem_sync (struct pmem *pmem)
 {
   return pmem->ops->sync (pmem);
+}
+
+/* Make durable what a read of the range gives now, whoever stored it: a
+ * process that was killed between its store and its fence leaves lines that are
+ * visible and yet in the CPU's cache only, and no fence of another thread is for
+ * them.  Not while somebody stores to the range. */
+static inline int
+pmem_make_durable (struct pmem *pmem, uint64_t at, size_t length)
+{
+  return pmem->ops->make_durable (pmem, at, length);
 }
 
 static inline int

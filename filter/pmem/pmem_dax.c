@@ -25,6 +25,8 @@
 #include "pmem/pmem.h"
 #include "pmem/pmem_impl.h"
 
+#define PAGE 4096
+
 struct pmem_dax {
   struct pmem pmem;             /* first */
   struct mapping mapping;
@@ -62,6 +64,35 @@ dax_fence (struct pmem *pmem)
 {
   pmem_drain ();
   return 0;
+}
+
+static void
+do_make_durable (void *arg)
+{
+  struct copy_args *args = arg;
+
+  pmem_persist (args->to, args->length);
+}
+
+static int
+dax_make_durable (struct pmem *pmem, uint64_t at, size_t length)
+{
+  struct pmem_dax *d = (struct pmem_dax *) pmem;
+  struct copy_args args = { d->mapping.base + at, NULL, length };
+  const uint64_t end = at + length;
+  int r;
+
+  assert (at <= pmem->size && length <= pmem->size - at);
+  r = mapping_guard (&d->mapping, do_make_durable, &args);
+  if (r == 0)
+    return 0;
+  /* A bad page must not keep the others from it. */
+  for (; at < end; at += args.length) {
+    args.to = d->mapping.base + at;
+    args.length = MIN (end - at, PAGE - at % PAGE);
+    (void) mapping_guard (&d->mapping, do_make_durable, &args);
+  }
+  return r;
 }
 
 static int
@@ -122,6 +153,7 @@ static const struct pmem_ops dax_ops = {
   .copy = dax_copy,
   .fence = dax_fence,
   .sync = dax_fence,
+  .make_durable = dax_make_durable,
   .read = dax_read,
   .checksum = dax_checksum,
   .allocate = dax_allocate,

@@ -203,6 +203,16 @@ file_sync (struct pmem *pmem)
   return f->sync_failed ? -EIO : 0;
 }
 
+/* Of the pages that somebody before us stored to, only the kernel knows. */
+static int
+file_make_durable (struct pmem *pmem, uint64_t at, size_t length)
+{
+  struct pmem_file *f = (struct pmem_file *) pmem;
+
+  atomic_fetch_add (&f->stores, 1);
+  return file_sync (pmem);
+}
+
 static int
 file_read (struct pmem *pmem, void *to, uint64_t at, size_t length)
 {
@@ -261,6 +271,7 @@ static const struct pmem_ops file_ops = {
   .copy = file_copy,
   .fence = file_fence,
   .sync = file_sync,
+  .make_durable = file_make_durable,
   .read = file_read,
   .checksum = file_checksum,
   .allocate = file_allocate,

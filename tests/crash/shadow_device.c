@@ -215,9 +215,10 @@ shadow_not_durable (struct shadow_device *device, uint64_t at, size_t length)
   note_store (device, at, device->bytes + at, length);
 }
 
-/* Those of this thread, or of all. */
+/* Those that lie in RANGE and are of THREAD, or of whatever thread. */
 static void
-settle (struct shadow_device *device, bool all)
+settle (struct shadow_device *device, struct range range,
+        const pthread_t *thread)
 {
   struct shadow_pending *p = device->pending;
   size_t kept = 0;
@@ -225,7 +226,8 @@ settle (struct shadow_device *device, bool all)
   for (size_t i = 0; i < p->count; i++) {
     const struct store *s = &p->stores[i];
 
-    if (all || pthread_equal (s->thread, pthread_self ()))
+    if (range_overlaps (range, (struct range) { s->at, s->length })
+        && (thread == NULL || pthread_equal (s->thread, *thread)))
       make_durable (device, s->at, p->arena + s->data, s->length);
     else
       p->stores[kept++] = *s;
@@ -355,7 +357,8 @@ shadow_copy (struct pmem *pmem, uint64_t at, const void *from, size_t length)
 }
 
 static void
-barrier (struct shadow_device *device, bool all)
+barrier (struct shadow_device *device, struct range range,
+         const pthread_t *thread)
 {
   HOLD_LOCK (&device->pending->lock);
 
@@ -363,14 +366,16 @@ barrier (struct shadow_device *device, bool all)
     return;
   if (device->before_barrier)
     device->before_barrier (device, device->opaque);
-  settle (device, all);
+  settle (device, range, thread);
 }
 
 static int
 shadow_fence (struct pmem *pmem)
 {
+  const pthread_t self = pthread_self ();
+
   if (pmem->ordered)
-    barrier (device_of (pmem), false);
+    barrier (device_of (pmem), (struct range) { 0, pmem->size }, &self);
   return 0;
 }
 
@@ -379,7 +384,17 @@ shadow_sync (struct pmem *pmem)
 {
   /* On an ordered device it adds nothing to the fence (pmem.h). */
   if (!pmem->ordered)
-    barrier (device_of (pmem), true);
+    barrier (device_of (pmem), (struct range) { 0, pmem->size }, NULL);
+  return 0;
+}
+
+static int
+shadow_make_durable (struct pmem *pmem, uint64_t at, size_t length)
+{
+  struct shadow_device *device = device_of (pmem);
+
+  check (device, at, length);
+  barrier (device, (struct range) { at, length }, NULL);
   return 0;
 }
 
@@ -420,6 +435,7 @@ static const struct pmem_ops shadow_ops = {
   .copy = shadow_copy,
   .fence = shadow_fence,
   .sync = shadow_sync,
+  .make_durable = shadow_make_durable,
   .read = shadow_read,
   .checksum = shadow_checksum,
   .allocate = shadow_allocate,

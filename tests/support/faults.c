@@ -224,6 +224,13 @@ fault_read (struct pmem *pmem, void *to, uint64_t at, size_t length)
 }
 
 static int
+fault_make_durable (struct pmem *pmem, uint64_t at, size_t length)
+{
+  return strikes (FAULT_FENCE) ? -EIO
+    : pmem_make_durable (inner_of (pmem), at, length);
+}
+
+static int
 fault_checksum (struct pmem *pmem, uint64_t at, size_t length, uint64_t *sum)
 {
   return strikes (FAULT_CHECKSUM) ? -EIO
@@ -253,6 +260,7 @@ static const struct pmem_ops fault_pmem_ops = {
   .copy = fault_copy,
   .fence = fault_fence,
   .sync = fault_sync,
+  .make_durable = fault_make_durable,
   .read = fault_read,
   .checksum = fault_checksum,
   .allocate = fault_allocate,

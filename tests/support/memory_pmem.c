@@ -228,6 +228,17 @@ memory_sync (struct pmem *pmem)
   return 0;
 }
 
+static int
+memory_make_durable (struct pmem *pmem, uint64_t at, size_t length)
+{
+  struct memory_device *device = device_of (pmem);
+
+  check (device, at, length);
+  settle_pending (device);
+  tell (device, MEMORY_SYNCED, 0, 0);
+  return __atomic_load_n (&device->sync_error, __ATOMIC_RELAXED);
+}
+
 static bool
 is_bad (const struct memory_device *device, uint64_t at, size_t length)
 {
@@ -277,6 +288,7 @@ static const struct pmem_ops memory_ops = {
   .copy = memory_copy,
   .fence = memory_fence,
   .sync = memory_sync,
+  .make_durable = memory_make_durable,
   .read = memory_read,
   .checksum = memory_checksum,
   .allocate = memory_allocate,

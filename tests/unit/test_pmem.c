@@ -1244,6 +1244,23 @@ last_close_puts_the_old_handler_back (void **state)
   assert_true (after.sa_sigaction == before.sa_sigaction);
 }
 
+/* Also what nobody stored since it was opened: a killed process may have. */
+static void
+what_is_there_is_made_durable_on_request (void **state)
+{
+  struct pmem *pmem = must_open (2 * MIB);
+
+  assert_int_equal (pmem_make_durable (pmem, 0, 2 * MIB), 0);
+  assert_int_equal (pmem_make_durable (pmem, 100, 1), 0);
+  if (!is_pmem) {
+    assert_int_equal (fdatasyncs, 2);
+    fdatasync_error = EIO;
+    assert_int_equal (pmem_make_durable (pmem, 0, 2 * MIB), -EIO);
+    assert_int_equal (pmem_sync (pmem), -EIO);
+  }
+  pmem_close (pmem);
+}
+
 /* Syncs: of the ordinary file only. */
 
 static void
@@ -1524,6 +1541,7 @@ static const struct CMUnitTest of_both[] = {
   T (bad_memory_of_the_caller_is_foreign),
   T (sigbus_that_was_sent_has_its_usual_effect),
   T (last_close_puts_the_old_handler_back),
+  T (what_is_there_is_made_durable_on_request),
 };
 
 static const struct CMUnitTest of_file[] = {
