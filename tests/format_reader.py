@@ -178,8 +178,9 @@ class Cache:
         if twin.content is None:                                # [C1]
             raise Refused('no control block: ' + ', '.join(twin.verdict))
         self.control = twin
-        self.tail, self.written_back, self.gc_percent = \
-            struct.unpack_from('<QQI', twin.content, 32)
+        self.tail, self.written_back, self.gc_percent, flags = \
+            struct.unpack_from('<QQII', twin.content, 32)
+        self.lost = bool(flags & 1)
         self.tail_on_media = self.tail
         if self.tail >= LIMIT or self.written_back >= LIMIT:    # [C2]
             raise Refused('the marks of the control block make no sense')
@@ -328,11 +329,12 @@ class Cache:
         """EPOCH, SEQUENCE: no later ones can be hidden; None: unknown."""
         self.damage.append((segment.id, what))
         self.log('segment %d is damaged: %s' % (segment.id, what))
-        if epoch is not None and epoch <= self.written_back:    # [X1]
-            self.tail = max(self.tail, sequence)
-        elif not self.rescue:                                   # [X2]
+        clean = epoch is not None and epoch <= self.written_back
+        if (not clean or self.lost) and not self.rescue:        # [X2]
             raise Refused('segment %d: %s; dirty data may be hidden'
                           % (segment.id, what))
+        if clean:                                               # [X1]
+            self.tail = max(self.tail, sequence)
 
     @staticmethod
     def dirty_epoch(sets):

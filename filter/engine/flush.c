@@ -123,6 +123,9 @@ move_data (struct move *move, const struct piece *piece)
   r = extent_read (engine, &piece->extent, move->buf);
   if (r < 0) {
     /* Nobody would know any more that something was here (P4). */
+    r = control_set_lost (&engine->superblock, true);
+    if (r < 0)
+      return r;
     r = move_without_data (move, &piece->extent, piece->range, RECORD_LOST);
     if (r <= 0)
       return r;

@@ -121,19 +121,25 @@ MEDIA_FIELD (struct media_superblock, backing_id, 1176);
 
 #define GC_PERCENT_UNSET 0xffffffff
 
+/* control.flags */
+#define CONTROL_LOST 1          /* there are, or were, records that say "lost":
+                                 * damage may hide one although all is written
+                                 * back */
+
 struct media_control {
   struct media_twin twin;
   le64 tail_sequence;           /* replay ignores records up to it that are
                                  * clean or written back */
   le64 written_back;            /* epochs up to it are in the backing store */
   le32 gc_percent;
-  le32 reserved0;
+  le32 flags;
   le64 reserved[25];
 };
 MEDIA_SIZE (struct media_control, 256);
 MEDIA_FIELD (struct media_control, tail_sequence, 32);
 MEDIA_FIELD (struct media_control, written_back, 40);
 MEDIA_FIELD (struct media_control, gc_percent, 48);
+MEDIA_FIELD (struct media_control, flags, 52);
 
 enum segment_state {
   SEGMENT_FREE = 1,

@@ -62,6 +62,7 @@ struct recovery {
   uint64_t evicted_through;     /* the tail on media */
   uint64_t tail;                /* that, or higher because of damage */
   uint64_t written_back;
+  bool lost;                    /* some range may be lost */
   uint64_t durable_through;     /* the highest that any set declares */
   struct finding *findings;     /* segments in use */
   uint32_t count;
@@ -263,6 +264,13 @@ refuse_or_go_on (struct recovery *rec, const struct finding *f)
   if (MUTATION (T23_DAMAGE_SKIPPED))
     return 0;
   if (f->hidden_epoch <= rec->written_back) {
+    if (rec->lost && !engine->options.rescue) {
+      report (REPORT_ERROR, "segment %" PRIu32 ": the damage may hide which "
+              "data was lost in an earlier one, and that would be read as it was "
+              "before; cache not opened: pcache-damaged=rescue serves what is "
+              "left", f->segment->id);
+      return -EUCLEAN;
+    }
     rec->tail = MAX (rec->tail, f->hidden_sequence);
     report (REPORT_WARNING, "segment %" PRIu32 ": all that the damage can "
             "hide was written back (epoch %" PRIu64 " of %" PRIu64 "); "
@@ -627,6 +635,22 @@ harden (struct recovery *rec)
   return pmem->ordered && r == -EIO ? 0 : r;
 }
 
+/* No record says so any more, and none can be hidden. */
+static bool
+nothing_is_lost (const struct recovery *rec)
+{
+  struct range range;
+
+  for (uint32_t i = 0; i < rec->count; i++)
+    if (rec->findings[i].damaged)
+      return false;
+  for (uint32_t id = 0; id < rec->engine->superblock.geometry.segment_count;
+       id++)
+    if (rec->engine->segments.segments[id].damaged)
+      return false;
+  return !lost_get (&rec->engine->lost, 0, &range);
+}
+
 /* Write down what was found, so that it is found again next time, and put every
  * segment on its list.  Crash anywhere in here: the same is found again, as
  * nothing that is judged by was changed. */
@@ -676,6 +700,8 @@ settle (struct recovery *rec)
         return r;
     }
   }
+  if (rec->lost && nothing_is_lost (rec))
+    return control_set_lost (&rec->engine->superblock, false);
   return 0;
 }
 
@@ -711,6 +737,7 @@ engine_recover (struct engine *engine, struct recovery_result *result)
     .evicted_through = control.tail_sequence,
     .tail = control.tail_sequence,
     .written_back = control.written_back,
+    .lost = control.lost,
     /* Nothing is written back before it is durable here. */
     .durable_through = control.written_back,
   };

@@ -215,6 +215,7 @@ publish_control (struct superblock *sb, const struct control *control)
   atomic_store (&sb->tail_sequence, control->tail_sequence);
   atomic_store (&sb->written_back, control->written_back);
   atomic_store (&sb->gc_percent, control->gc_percent);
+  atomic_store (&sb->lost, control->lost);
 }
 
 enum superblock_verdict
@@ -257,6 +258,7 @@ superblock_read (struct superblock *sb, struct pmem *pmem)
     .tail_sequence = le64_get (control.tail_sequence),
     .written_back = le64_get (control.written_back),
     .gc_percent = le32_get (control.gc_percent),
+    .lost = (le32_get (control.flags) & CONTROL_LOST) != 0,
   });
   return SUPERBLOCK_OK;
 }
@@ -269,6 +271,7 @@ write_control (struct superblock *sb, const struct control *control)
     .tail_sequence = le64_of (control->tail_sequence),
     .written_back = le64_of (control->written_back),
     .gc_percent = le32_of (control->gc_percent),
+    .flags = le32_of (control->lost ? CONTROL_LOST : 0),
   };
   int r;
 
@@ -424,6 +427,18 @@ control_set_gc_percent (struct superblock *sb, uint32_t gc_percent)
   return write_control (sb, &next);
 }
 
+int
+control_set_lost (struct superblock *sb, bool lost)
+{
+  HOLD_LOCK (&sb->control_lock);
+  struct control next = control_get (sb);
+
+  if (next.lost == lost)
+    return 0;
+  next.lost = lost;
+  return write_control (sb, &next);
+}
+
 struct control
 control_get (struct superblock *sb)
 {
@@ -431,5 +446,6 @@ control_get (struct superblock *sb)
     .tail_sequence = atomic_load (&sb->tail_sequence),
     .written_back = atomic_load (&sb->written_back),
     .gc_percent = atomic_load (&sb->gc_percent),
+    .lost = atomic_load (&sb->lost),
   };
 }

@@ -33,6 +33,7 @@ struct control {
   uint64_t tail_sequence;
   uint64_t written_back;
   uint32_t gc_percent;
+  bool lost;                    /* some range may be lost */
 };
 
 struct superblock {
@@ -59,6 +60,7 @@ struct superblock {
    * without: an update takes two syncs, and nobody should wait for them. */
   _Atomic uint64_t tail_sequence, written_back;
   _Atomic uint32_t gc_percent;
+  _Atomic bool lost;
 };
 
 /* The smallest device for CACHE_MIN_SEGMENTS segments. */
@@ -104,6 +106,8 @@ extern int control_advance (struct superblock *superblock,
                             uint64_t tail_sequence, uint64_t written_back);
 extern int control_set_gc_percent (struct superblock *superblock,
                                    uint32_t gc_percent);
+/* To true before the first record that says "lost". */
+extern int control_set_lost (struct superblock *superblock, bool lost);
 extern struct control control_get (struct superblock *superblock);
 
 #endif /* PCACHE_SUPERBLOCK_H */

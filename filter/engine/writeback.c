@@ -190,8 +190,10 @@ lose (struct writeback *wb, const struct extent *extent)
    * said already needs no more room. */
   while (rest.length > 0 && find_mapped (wb, extent, rest, &part)) {
     struct reservation res;
-    int r = reserve_lost (wb, extent, &res);
+    int r = control_set_lost (&engine->superblock, true);
 
+    if (r == 0)
+      r = reserve_lost (wb, extent, &res);
     if (r < 0)
       return r;
     index_lock (engine->index, extent->range);

@@ -150,7 +150,7 @@ check_losses (struct life *life, struct range range, const char *when)
   bool found = false;
   uint64_t at = 0;
 
-  if (life->any_age || life->anything)
+  if (life->any_age || life->anything || life->rescued)
     return;
   for (unsigned i = 0; i < life->image->losts && !found; i++)
     at = first_of (life, range, life->image->lost[i], &found);

@@ -183,15 +183,6 @@ has_dirty (const struct set_place *set)
 }
 
 static bool
-has_lost (const struct set_place *set)
-{
-  for (uint32_t i = 0; i < set->records; i++)
-    if (set->record[i].kind == RECORD_LOST)
-      return true;
-  return false;
-}
-
-static bool
 segment_has_dirty (uint32_t segment)
 {
   for (unsigned i = 0; i < image->sets; i++)
@@ -226,15 +217,16 @@ judge_set (unsigned n)
 {
   const struct set_place *set = &image->set[n];
 
-  /* What says that data is lost may itself be. */
-  if (has_lost (set))
-    life.any_age = true;
   if (set->open && !is_vouched_for (set)) {
-    /* It may be what a crash left of a set. */
+    /* It may be what a crash left of a set, also of one that said what is
+     * lost. */
+    if (image->losts > 0)
+      life.any_age = true;
     doubt_segment (set->segment, set->ordinal);
     return;
   }
-  if (has_dirty (set))
+  /* Where something is lost, any set may be the one that says so. */
+  if (has_dirty (set) || image->losts > 0)
     life.must_refuse = true;
   else if (segment_has_dirty (set->segment))
     life.must_open = false;
@@ -389,7 +381,7 @@ static const struct field superblock_fields[] = {
 
 static const struct field control_fields[] = {
   FIELD (media_control, tail_sequence), FIELD (media_control, written_back),
-  FIELD (media_control, gc_percent), FIELD (media_control, reserved0),
+  FIELD (media_control, gc_percent), FIELD (media_control, flags),
   FIELD (media_control, reserved[0]), FIELD (media_control, reserved[24]),
   { NULL, 0, 0 },
 };
@@ -701,7 +693,8 @@ judge_twin_lie (const struct twin_place *t, unsigned copies,
       life.any_age = true;
     return;
   }
-  if (is_named (field, "reserved0") || is_named (field, "reserved[0]")
+  if ((t->magic == MAGIC_CONTROL && is_named (field, "flags"))
+      || is_named (field, "reserved[0]")
       || is_named (field, "reserved[24]") || is_named (field, "reserved[4]")
       || is_named (field, "uuid") || is_named (field, "compat")
       || is_named (field, "gc_percent")) {

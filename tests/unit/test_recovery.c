@@ -645,31 +645,75 @@ every_gap_is_looked_at (void **state)
       }
 }
 
-/* P4: what the damage makes too old to trust is not served from the disk
- * if it is known to be lost. */
+/* P4: what was lost is not served from the disk, as it was before, because
+ * damage hides the record that says so; and if it hides another, what it makes too
+ * old to trust is not served either. */
 static void
 damage_does_not_make_lost_data_look_clean (void **state)
 {
   uint8_t buf[BLOCK];
 
   (void) state;
+  for (uint32_t from_end = 0; from_end < 3; from_end++) {
+    begin (8, true);
+    put_block (7, 1);
+    write_back (small);
+    put_block (7, 2);
+    flush (small);
+    rot (small, 7 * BLOCK);
+    write_back (small);         /* says that it is lost: a set of its own */
+    put_block (1, 1);
+    flush (small);
+    put_block (2, 1);
+    write_back (small);
+    seal (small);
+    small_engine_kill (small);
+    tear_set (0, sets_on (small->device, 0) - 1 - from_end);
+    assert_int_equal (small_engine_try_open (small), -EUCLEAN);
+    assert_true (reports_have (REPORT_ERROR, "segment 0|which data was lost|"
+                               "pcache-damaged=rescue"));
+    small->engine.options.rescue = true;
+    small_engine_open (small);
+    if (from_end < 2)
+      assert_int_equal (get (small, 7 * BLOCK, BLOCK, buf), -EIO);
+    expect_block (1, 1);
+    expect_block (2, 1);
+    end ();
+  }
+}
+
+/* Once nothing is lost any more, damage is judged as if nothing ever was. */
+static void
+what_was_lost_once_is_forgotten (void **state)
+{
+  (void) state;
   begin (8, true);
   put_block (7, 2);
   flush (small);
   rot (small, 7 * BLOCK);
-  write_back (small);           /* says that it is lost */
-  put_block (1, 1);
-  flush (small);
-  put_block (2, 1);
   write_back (small);
-  seal (small);
+  put_block (7, 3);
+  put_block (1, 1);
+  write_back (small);
+  assert_true (control_get (&small->engine.superblock).lost);
+  for (int i = 0; i < 3; i++) {
+    small_engine_restart (small);
+    while (evict_one (small))
+      ;
+  }
+  assert_false (control_get (&small->engine.superblock).lost);
+  put_block (2, 1);
+  flush (small);
+  put_block (3, 1);
+  write_back (small);
+  small_engine_restart (small);
   small_engine_kill (small);
-  tear_set (0, sets_on (small->device, 0) - 1);
+  for (uint32_t id = 0; id < 8; id++)
+    if (sets_on (small->device, id) > 0)
+      tear_set (id, 0);
   small_engine_open (small);
-  assert_int_equal (counted (small, STAT_damaged_segments), 1);
-  assert_int_equal (get (small, 7 * BLOCK, BLOCK, buf), -EIO);
-  expect_block (1, 1);
-  expect_block (2, 1);
+  expect_block (7, 3);
+  expect_block (3, 1);
   end ();
 }
 
@@ -937,6 +981,7 @@ main (int argc, char *argv[])
     cmocka_unit_test (what_was_read_later_does_not_make_damage_worse),
     cmocka_unit_test (every_gap_is_looked_at),
     cmocka_unit_test (damage_does_not_make_lost_data_look_clean),
+    cmocka_unit_test (what_was_lost_once_is_forgotten),
     cmocka_unit_test (an_unreadable_set_is_not_the_end_of_the_log),
     cmocka_unit_test (a_sealed_header_that_contradicts_its_sets_is_damage),
     cmocka_unit_test (two_bad_segment_headers_are_refused_by_name),

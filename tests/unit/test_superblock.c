@@ -401,9 +401,9 @@ static void
 two_bad_control_blocks_are_refused (void **state)
 {
   (void) state;
-  control_on (device, 0)->reserved0 = le32_of (1);
+  control_on (device, 0)->reserved[0] = le64_of (1);
   reread ();
-  control_on (device, 1)->reserved0 = le32_of (1);
+  control_on (device, 1)->reserved[0] = le64_of (1);
   assert_refused ("both copies of the control block|copy A at 4096|"
                   "copy B at 528384|pcache-format=force");
   memset (control_on (device, 0), 0, sizeof (struct media_control));
