@@ -51,6 +51,8 @@ enum mutation {
   NEWEST_LOSES,                 /* replay lets the older record win */
   FORMAT_A_FIRST,               /* superblock A before the rest */
   OPEN_WITHOUT_SYNC,            /* what a kill left is called durable */
+  SPARE_NOT_WIPED,              /* when both copies of a twin are well again */
+  SPARE_OVER_NEWEST,            /* of a twin's last two places the newest first */
 };
 
 #ifndef PCACHE_MUTATION

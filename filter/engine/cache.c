@@ -505,6 +505,7 @@ open_parts (struct cache *cache)
                              ? engine->options.regions : DEFAULT_REGIONS);
   if (engine->stats == NULL || engine->index == NULL)
     return -ENOMEM;
+  superblock_count_errors (&engine->superblock, engine->stats);
   r = segment_table_open (&engine->segments, &engine->superblock,
                           engine->pmem, engine->stats);
   if (r < 0)

@@ -6,7 +6,8 @@
  *   4096     control block, copy A     CONTROL_AT (0)
  *   524288   superblock, copy B        SUPERBLOCK_AT (1)
  *   528384   control block, copy B     CONTROL_AT (1)
- *   1 MiB    segment table, copy A     capacity slots of 256 bytes
+ *   1 MiB    segment table, copy A     capacity slots of 256 bytes: a header,
+ *                                      and its spare place at 128
  *   ...      segment table, copy B     starts on a 64 KiB boundary
  *   ...      segments                  start on a 1 MiB boundary
  *
@@ -53,6 +54,9 @@
 #define MEDIA_AREA 524288       /* from copy A to copy B */
 #define SUPERBLOCK_AT(copy) ((uint64_t) (copy) * MEDIA_AREA)
 #define CONTROL_AT(copy) (SUPERBLOCK_AT (copy) + MEDIA_PAGE)
+/* From a copy to its spare place (twin.h), in the same page. */
+#define CONTROL_SPARE 2048
+#define SEGMENT_SPARE (MEDIA_SLOT / 2)
 #define SEGMENT_TABLE_AT UINT64_C (1048576)
 #define SEGMENT_TABLE_ALIGN UINT64_C (65536)
 #define SEGMENT_ALIGN UINT64_C (1048576)
@@ -166,6 +170,8 @@ struct media_segment {
   le64 reserved[5];
 };
 MEDIA_SIZE (struct media_segment, 120);
+_Static_assert (sizeof (struct media_segment) <= SEGMENT_SPARE,
+                "a header reaches into its spare place");
 MEDIA_FIELD (struct media_segment, id, 32);
 MEDIA_FIELD (struct media_segment, state, 36);
 MEDIA_FIELD (struct media_segment, generation, 40);

@@ -54,6 +54,7 @@ struct finding {
   uint64_t epoch_max;           /* of dirty records */
   uint64_t sequence_min, sequence_max;
   uint64_t epoch_seen;          /* of any set */
+  bool leftovers;               /* sets that do not count, but whole */
   uint32_t barren;              /* no set ends at or below this */
 };
 
@@ -201,8 +202,10 @@ judge_end (struct recovery *rec, struct finding *f, struct log_walk *walk,
       missing_durable = true;
     note_set (&behind, set);
   }
-  if (!missing_durable)
+  if (!missing_durable) {
+    f->leftovers = behind.sets != f->sets;
     return;                     /* what comes after was never promised */
+  }
 
   note_damage (rec, f, &at_gap, set_verdict_name (verdict));
   behind.damaged = true;
@@ -232,6 +235,7 @@ survey_open (struct recovery *rec, struct finding *f, struct set *set)
         && set->epoch > rec->durable_through
         && !MUTATION (DATA_NOT_LOOKED_FOR) && !data_is_there (rec, set)) {
       walk = before;
+      f->leftovers = true;
       return;                   /* everything from here on was never synced:
                                  * a sync would have brought this data too */
     }
@@ -651,6 +655,43 @@ nothing_is_lost (const struct recovery *rec)
   return !lost_get (&rec->engine->lost, 0, &range);
 }
 
+/* What a crash left open ends here: on media, too.
+ *
+ * If the header takes no stores, the segment's sets are as good as they were a
+ * moment ago, and at the next open: nothing is appended to it, so it will end
+ * where it ends now.  Only what is whole behind its end would not be judged
+ * again as it was now, when later epochs have been declared durable. */
+static int
+close_segment (struct recovery *rec, const struct finding *f)
+{
+  struct segment_table *table = &rec->engine->segments;
+  int r;
+
+  if (f->sets == 0) {
+    r = segment_free (table, f->segment);
+    if (r == 0)
+      segment_release (table, f->segment);
+  }
+  else
+    r = segment_seal (table, f->segment, f->sets, f->epoch_max,
+                      f->sequence_min, f->sequence_max);
+  if (r == 0)
+    return 0;
+  if (f->leftovers) {
+    report (REPORT_ERROR, "segment %" PRIu32 ": its header cannot be written "
+            "(%s), and what an earlier crash left in it would come back; "
+            "cache not opened", f->segment->id, strerror (-r));
+    return r;
+  }
+  report (REPORT_ERROR, "segment %" PRIu32 ": its header cannot be written "
+          "(%s); what is in it is served and written back, but its space "
+          "is lost until the header can be written", f->segment->id,
+          strerror (-r));
+  segment_keep (table, f->segment, f->sets, f->epoch_max, f->sequence_min,
+                f->sequence_max);
+  return 0;
+}
+
 /* Write down what was found, so that it is found again next time, and put every
  * segment on its list.  Crash anywhere in here: the same is found again, as
  * nothing that is judged by was changed. */
@@ -687,21 +728,12 @@ settle (struct recovery *rec)
 
     if (f->segment->state == SEGMENT_SEALED)
       segment_adopt (table, f->segment);
-    else if (f->sets == 0) {
-      r = segment_free (table, f->segment);
-      if (r < 0)
-        return r;
-      segment_release (table, f->segment);
-    }
-    else {
-      r = segment_seal (table, f->segment, f->sets, f->epoch_max,
-                        f->sequence_min, f->sequence_max);
-      if (r < 0)
-        return r;
-    }
+    else if ((r = close_segment (rec, f)) < 0)
+      return r;
   }
+  /* Crash before, or an error: it is found so again next time. */
   if (rec->lost && nothing_is_lost (rec))
-    return control_set_lost (&rec->engine->superblock, false);
+    (void) control_set_lost (&rec->engine->superblock, false);
   return 0;
 }
 

@@ -44,9 +44,13 @@ list_remove (struct segment_list *list, struct segment *segment)
 }
 
 static void
-twin_setup (struct segment *segment, struct superblock *sb)
+twin_setup (struct segment *segment, struct superblock *sb,
+            struct stats *stats)
 {
   segment->twin = (struct twin) {
+    .spare = SEGMENT_SPARE,
+    .what = "segment header",
+    .stats = stats,
     .magic = MAGIC_SEGMENT,
     .seed = sb->instance,
     .bytes = sizeof (struct media_segment),
@@ -111,7 +115,7 @@ segment_table_format (struct superblock *sb)
 
     /* Both copies at once and one sync for all: nothing counts before
      * the superblock does. */
-    twin_setup (&segment, sb);
+    twin_setup (&segment, sb, NULL);
     r = twin_write_new (&segment.twin, sb->pmem, &media);
     if (r < 0)
       return r;
@@ -140,11 +144,11 @@ is_sane (const struct segment *segment, const struct superblock *sb)
 
 static void
 read_header (struct segment *segment, struct superblock *sb,
-             struct pmem *pmem)
+             struct pmem *pmem, struct stats *stats)
 {
   struct media_segment media;
 
-  twin_setup (segment, sb);
+  twin_setup (segment, sb, stats);
   segment->damaged = true;
   if (!twin_read (&segment->twin, pmem, &media))
     return;
@@ -178,7 +182,7 @@ segment_table_open (struct segment_table *table,
   cond_init (&table->released);
   for (uint32_t id = 0; id < superblock->geometry.segment_count; id++) {
     table->segments[id].id = id;
-    read_header (&table->segments[id], superblock, pmem);
+    read_header (&table->segments[id], superblock, pmem, stats);
     if (!table->segments[id].damaged
         && table->segments[id].state == SEGMENT_OPEN)
       table->open++;
@@ -290,6 +294,23 @@ segment_seal (struct segment_table *table, struct segment *segment,
     table->open--;
   list_append (&table->sealed, segment);
   return 0;
+}
+
+void
+segment_keep (struct segment_table *table, struct segment *segment,
+              uint32_t sets, uint64_t epoch_max, uint64_t sequence_min,
+              uint64_t sequence_max)
+{
+  HOLD_LOCK (&table->lock);
+
+  assert (segment->state == SEGMENT_OPEN);
+  segment->state = SEGMENT_SEALED;
+  segment->sets = sets;
+  segment->epoch_max = epoch_max;
+  segment->sequence_min = sequence_min;
+  segment->sequence_max = sequence_max;
+  table->open--;
+  list_append (&table->sealed, segment);
 }
 
 void

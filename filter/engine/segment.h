@@ -5,7 +5,7 @@
  *   free --acquire--> open --seal--> sealed --free--> (freed) --release--> free
  *
  * Each arrow but the last is durable when its call returns; the header on
- * media is doubled (twin.h).  Freeing advances the generation, so no set of an earlier
+ * media is doubled (twin.h), each copy with a spare place.  Freeing advances the generation, so no set of an earlier
  * life is ever valid again and nothing needs erasing.  A freed segment is
  * handed out again only after segment_release: the caller waits for its
  * readers in between.
@@ -89,6 +89,14 @@ extern int segment_acquire (struct segment_table *table, uint32_t keep,
 extern int segment_seal (struct segment_table *table, struct segment *segment,
                          uint32_t sets, uint64_t epoch_max,
                          uint64_t sequence_min, uint64_t sequence_max);
+
+/* The same in memory only, where segment_seal failed: what is in the segment is
+ * read, written back and evicted like any other.  On media it stays open, and the
+ * next open finds the same; nobody gets it before its header can be
+ * written. */
+extern void segment_keep (struct segment_table *table, struct segment *segment,
+                          uint32_t sets, uint64_t epoch_max,
+                          uint64_t sequence_min, uint64_t sequence_max);
 
 /* Make both copies of the header say the same again.  Failing to is no
  * reason not to go on. */

@@ -106,6 +106,8 @@ twin_setup (struct superblock *sb)
   };
   sb->control_twin = (struct twin) {
     .at = { CONTROL_AT (0), CONTROL_AT (1) },
+    .spare = CONTROL_SPARE,
+    .what = "control block",
     .magic = MAGIC_CONTROL,
     .seed = sb->instance,
     .bytes = sizeof (struct media_control),
@@ -329,15 +331,20 @@ superblock_format (struct superblock *sb, struct pmem *pmem,
   if ((r = pmem_copy (pmem, 0, &marked, sizeof marked)) < 0
       || (r = pmem_fence (pmem)) < 0)
     return r;
+  /* Blank spares, whatever an earlier cache left there. */
+  sb->control_twin.verdict[TWIN_SPARE (0)] = TWIN_UNREADABLE;
+  sb->control_twin.verdict[TWIN_SPARE (1)] = TWIN_UNREADABLE;
   if ((r = format_segments (sb)) < 0
       || (r = write_control (sb, &fresh)) < 0)
     return r;
+  if (!twin_is_whole (&sb->control_twin))
+    return -EIO;                /* no new cache begins on one copy */
 
   /* Copy B first: the mark in copy A's place holds until all else is
    * durable.  A torn copy A starts with the mark (half formatted) or with the
    * magic number (then B is the valid one). */
   sb->twin.verdict[!!MUTATION (FORMAT_A_FIRST)] = TWIN_OK;
-  sb->twin.copy_sequence[0] = 0;
+  sb->twin.place_sequence[!!MUTATION (FORMAT_A_FIRST)] = 1;
   r = twin_update (&sb->twin, pmem, &sb->media);
   /* If only B could be written, the mark is still in A's place: the next
    * open would format again, over whatever was written until then. */
@@ -378,6 +385,14 @@ superblock_bind (struct superblock *sb, uint64_t backing_size,
 }
 
 void
+superblock_count_errors (struct superblock *sb, struct stats *stats)
+{
+  HOLD_LOCK (&sb->control_lock);
+
+  sb->control_twin.stats = stats;
+}
+
+void
 superblock_destroy (struct superblock *sb)
 {
   pthread_mutex_destroy (&sb->control_lock);
@@ -388,15 +403,15 @@ superblock_repair (struct superblock *sb)
 {
   HOLD_LOCK (&sb->control_lock);
   const struct control control = control_get (sb);
-  int r = 0;
+  int r = 0, r2 = 0;
 
   if (MUTATION (T1_NEWEST_FIRST))
     return 0;
   if (!twin_is_whole (&sb->twin))
     r = twin_update (&sb->twin, sb->pmem, &sb->media);
-  if (r == 0 && !twin_is_whole (&sb->control_twin))
-    r = write_control (sb, &control);
-  return r;
+  if (!twin_is_whole (&sb->control_twin))
+    r2 = write_control (sb, &control);
+  return r < 0 ? r : r2;
 }
 
 int

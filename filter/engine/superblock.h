@@ -99,6 +99,10 @@ extern int superblock_bind (struct superblock *superblock,
  * media error in one. */
 extern int superblock_repair (struct superblock *superblock);
 
+/* From now on count in STATS what media errors the control block survives. */
+extern void superblock_count_errors (struct superblock *superblock,
+                                     struct stats *stats);
+
 extern void superblock_destroy (struct superblock *superblock);
 
 /* Marks only move forward: the larger of old and new value is kept. */

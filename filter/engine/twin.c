@@ -3,10 +3,13 @@
 #include <config.h>
 
 #include <assert.h>
+#include <inttypes.h>
 #include <string.h>
 #include <xxhash.h>
 
+#include "base/arith.h"
 #include "base/mutation.h"
+#include "base/report.h"
 #include "engine/twin.h"
 
 static uint64_t
@@ -28,19 +31,48 @@ twin_verdict_name (enum twin_verdict verdict)
   case TWIN_FOREIGN: return "not ours";
   case TWIN_CORRUPT: return "checksum wrong";
   case TWIN_UNREADABLE: return "media error";
+  case TWIN_OVERRULED: return "older than what is damaged";
   }
   return "?";
 }
 
-static enum twin_verdict
-read_copy (struct twin *twin, struct pmem *pmem, int copy, void *content)
+static uint64_t
+place_at (const struct twin *twin, int place)
 {
+  return place < 2 ? twin->at[place]
+    : twin->at[place - 2] + twin->spare;
+}
+
+/* What the place is known to say; 0: nothing. */
+static uint64_t
+known (const struct twin *twin, int place)
+{
+  return twin->verdict[place] == TWIN_OK ? twin->place_sequence[place] : 0;
+}
+
+static bool
+has (const struct twin *twin, int place, uint64_t sequence)
+{
+  return twin->verdict[place] == TWIN_OK
+    && twin->place_sequence[place] == sequence;
+}
+
+static uint64_t
+newest_of (const struct twin *twin, int copy)
+{
+  return MAX (known (twin, copy), known (twin, TWIN_SPARE (copy)));
+}
+
+static enum twin_verdict
+read_place (struct twin *twin, struct pmem *pmem, int place, void *content)
+{
+  const uint64_t at = place_at (twin, place);
   struct media_twin header;
   const uint8_t *bytes = content;
 
-  if (twin->at[copy] > pmem->size
-      || pmem->size - twin->at[copy] < twin->bytes
-      || pmem_read (pmem, content, twin->at[copy], twin->bytes) < 0)
+  if (at > pmem->size
+      || pmem->size - at < twin->bytes
+      || pmem_read (pmem, content, at, twin->bytes) < 0)
     return TWIN_UNREADABLE;
   memcpy (&header, content, sizeof header);
   if (le64_get (header.magic) != twin->magic) {
@@ -57,51 +89,78 @@ read_copy (struct twin *twin, struct pmem *pmem, int copy, void *content)
       ? TWIN_CORRUPT : TWIN_FOREIGN;
   }
   if (le64_get (header.checksum) != checksum (twin, content)
-      || le64_get (header.at) != twin->at[copy])
+      || le64_get (header.at) != at)
     return TWIN_CORRUPT;
-  twin->copy_sequence[copy] = le64_get (header.sequence);
+  twin->place_sequence[place] = le64_get (header.sequence);
   return TWIN_OK;
+}
+
+/* A side that goes on alone has two places, of which a crash tears at most one.
+ * If both are damaged, what the other side says was perhaps left behind long
+ * ago.  A spare with its magic number tells that case from a page that was
+ * damaged while its spare was blank. */
+static bool
+lost_alone (const struct twin *twin, int copy)
+{
+  return twin->spare != 0 && twin->verdict[copy] != TWIN_OK
+    && twin->verdict[TWIN_SPARE (copy)] == TWIN_CORRUPT;
 }
 
 bool
 twin_read (struct twin *twin, struct pmem *pmem, void *content)
 {
-  _Alignas (8) uint8_t buf[2][TWIN_MAX_BYTES];
-  int newest = -1;
+  _Alignas (8) uint8_t buf[TWIN_MAX_BYTES];
+  uint64_t newest = 0;
+  bool found = false;
 
   assert (twin->bytes <= TWIN_MAX_BYTES);
-  for (int copy = 0; copy < 2; copy++) {
-    twin->copy_sequence[copy] = 0;
-    twin->verdict[copy] = read_copy (twin, pmem, copy, buf[copy]);
-    if (twin->verdict[copy] == TWIN_OK
-        && (newest < 0 || twin->copy_sequence[copy]
-            > twin->copy_sequence[newest]))
-      newest = copy;
+  for (int place = 0; place < (twin->spare ? TWIN_PLACES : 2); place++) {
+    twin->place_sequence[place] = 0;
+    twin->verdict[place] = read_place (twin, pmem, place, buf);
+    if (twin->verdict[place] == TWIN_OK
+        && (!found || twin->place_sequence[place] > newest)) {
+      found = true;
+      newest = twin->place_sequence[place];
+      memcpy (content, buf, twin->bytes);
+    }
   }
-  if (newest < 0)
-    return false;
-  twin->sequence = twin->copy_sequence[newest];
-  memcpy (content, buf[newest], twin->bytes);
-  return true;
+  for (int copy = 0; copy < 2 && found; copy++)
+    if (lost_alone (twin, copy)) {
+      if (twin->verdict[!copy] == TWIN_OK)
+        twin->verdict[!copy] = TWIN_OVERRULED;
+      return false;
+    }
+  twin->sequence = newest;
+  return found;
 }
 
 static int
-write_copy (struct twin *twin, struct pmem *pmem, int copy,
-            uint64_t sequence, void *content)
+write_place (struct twin *twin, struct pmem *pmem, int place,
+             uint64_t sequence, void *content)
 {
   struct media_twin header = {
     .magic = le64_of (twin->magic),
     .sequence = le64_of (sequence),
-    .at = le64_of (twin->at[copy]),
+    .at = le64_of (place_at (twin, place)),
   };
   int r;
 
   memcpy (content, &header, sizeof header);
   header.checksum = le64_of (checksum (twin, content));
   memcpy (content, &header, sizeof header);
-  r = pmem_copy (pmem, twin->at[copy], content, twin->bytes);
-  if (MUTATION (T1_IN_PLACE) && copy == 0)
+  r = pmem_copy (pmem, place_at (twin, place), content, twin->bytes);
+  if (MUTATION (T1_IN_PLACE) && place == 0)
     return r;
+  return r < 0 ? r : pmem_fence (pmem);
+}
+
+static int
+blank_place (struct twin *twin, struct pmem *pmem, int place)
+{
+  static const uint8_t zeros[TWIN_MAX_BYTES];
+  int r;
+
+  r = pmem_copy (pmem, place_at (twin, place), zeros, twin->bytes);
   return r < 0 ? r : pmem_fence (pmem);
 }
 
@@ -110,46 +169,144 @@ twin_write_new (struct twin *twin, struct pmem *pmem, void *content)
 {
   int r = 0;
 
-  for (int copy = 0; copy < 2 && r == 0; copy++)
-    r = write_copy (twin, pmem, copy, 1, content);
+  for (int copy = 0; copy < 2 && r == 0; copy++) {
+    r = write_place (twin, pmem, copy, 1, content);
+    if (r == 0 && twin->spare != 0)
+      r = blank_place (twin, pmem, TWIN_SPARE (copy));
+  }
   return r;
+}
+
+/* Durable when it returns 0.  After an error perhaps torn. */
+static int
+store (struct twin *twin, struct pmem *pmem, int place, uint64_t sequence,
+       void *content)
+{
+  int r = write_place (twin, pmem, place, sequence, content);
+
+  if (r == 0 && !(MUTATION (T1_IN_PLACE) && place == 0))
+    r = pmem_sync (pmem);
+  twin->verdict[place] = r < 0 ? TWIN_UNREADABLE : TWIN_OK;
+  twin->place_sequence[place] = sequence;
+  return r;
+}
+
+static int
+wipe_spare (struct twin *twin, struct pmem *pmem, int copy)
+{
+  const int place = TWIN_SPARE (copy);
+  int r = 0;
+
+  if (twin->verdict[place] == TWIN_BLANK)
+    return 0;
+  if (!MUTATION (SPARE_NOT_WIPED)) {
+    r = blank_place (twin, pmem, place);
+    if (r == 0)
+      r = pmem_sync (pmem);
+  }
+  twin->verdict[place] = r < 0 ? TWIN_UNREADABLE : TWIN_BLANK;
+  return r;
+}
+
+/* Write COPY's home and leave its spare blank.  The newest content is on the
+ * other side. */
+static int
+write_home (struct twin *twin, struct pmem *pmem, int copy,
+            uint64_t sequence, void *content)
+{
+  /* At each instant the home or the spare is whole, or what is torn would look
+   * like the loss of a side that was alone. */
+  const bool spare_first = twin->verdict[copy] == TWIN_OK;
+  int r;
+
+  /* Crash here: the spare torn, the home still says what was. */
+  if (spare_first && (r = wipe_spare (twin, pmem, copy)) < 0)
+    return r;
+  /* Crash here: the home torn; the other side says what was, or already what
+   * will be.  So does the spare, if it is not blank. */
+  if ((r = store (twin, pmem, copy, sequence, content)) < 0)
+    return r;
+  /* Crash here: the spare torn or still there, and older than the home. */
+  return spare_first ? 0 : wipe_spare (twin, pmem, copy);
+}
+
+/* Write COPY's home and its spare: the other side is of no use. */
+static int
+write_alone (struct twin *twin, struct pmem *pmem, int copy,
+             uint64_t sequence, void *content)
+{
+  int place[2] = { TWIN_SPARE (copy), copy };
+
+  /* The newest is never the first to be written over. */
+  if ((known (twin, place[0]) > known (twin, place[1]))
+      != MUTATION (SPARE_OVER_NEWEST)) {
+    place[0] = copy;
+    place[1] = TWIN_SPARE (copy);
+  }
+  for (int i = 0; i < 2; i++) {
+    int r;
+
+    if (has (twin, place[i], sequence))
+      continue;
+    /* Crash here: this place torn, the other whole: for i = 0 it still says
+     * what was, for i = 1 already what will be. */
+    r = store (twin, pmem, place[i], sequence, content);
+    if (r < 0 && !has (twin, place[!i], sequence))
+      return r;
+  }
+  return 0;
+}
+
+static void
+note_refused (struct twin *twin, int copy, int error)
+{
+  twin->refused[!copy] = false;
+  if (twin->refused[copy])
+    return;
+  twin->refused[copy] = true;
+  if (twin->stats)
+    stats_add (twin->stats, STAT_media_errors, 1);
+  if (twin->what)
+    report (REPORT_ERROR, "%s: copy %c (at %" PRIu64 " of the cache device) "
+            "cannot be written (%s); going on with copy %c and the spare "
+            "place beside it", twin->what, 'A' + copy, twin->at[copy],
+            strerror (-error), 'A' + !copy);
 }
 
 int
 twin_update (struct twin *twin, struct pmem *pmem, void *content)
 {
-  const uint64_t sequence = twin->sequence + 1;
-  int first = 0;
-
+  /* A number that was tried is never used for anything else: where that store
+   * failed it may have arrived. */
+  const uint64_t sequence = MAX (twin->sequence, twin->last_tried) + 1;
   /* The newest valid copy is never the first to be written over. */
-  if (twin->verdict[0] == TWIN_OK
-      && (twin->verdict[1] != TWIN_OK
-          || twin->copy_sequence[1] < twin->copy_sequence[0]))
-    first = 1;
+  int first = newest_of (twin, 0) > newest_of (twin, 1);
+  int bad, error, r;
+
   if (MUTATION (T1_NEWEST_FIRST))
     first = !first;
+  twin->last_tried = sequence;
 
-  for (int i = 0; i < 2; i++) {
-    const int copy = first ^ i;
-    int r;
-
-    /* Crash here: this copy torn, the other whole: for i = 0 it still says
-     * what was, for i = 1 already what will be. */
-    r = write_copy (twin, pmem, copy, sequence, content);
-    if (r == 0 && !(MUTATION (T1_IN_PLACE) && i == 0))
-      r = pmem_sync (pmem);
-    if (r < 0) {
-      /* Perhaps torn now: the first to be rewritten next time.  For i = 0
-       * stop, as the other copy is the last that is whole.  For i = 1
-       * the update has happened, without a second copy. */
-      twin->verdict[copy] = TWIN_UNREADABLE;
-      if (i == 0)
-        return r;
-      break;
-    }
-    twin->verdict[copy] = TWIN_OK;
-    twin->copy_sequence[copy] = sequence;
+  /* Crash while the first side is written: the other side says what was. */
+  bad = first;
+  error = write_home (twin, pmem, first, sequence, content);
+  if (error == 0) {
+    /* Crash from here on: the first side says what will be. */
+    bad = !first;
+    error = write_home (twin, pmem, bad, sequence, content);
   }
+  if (error < 0) {
+    /* Without a spare, and if it was the first, stop: the other copy is the
+     * last that is whole. */
+    r = twin->spare ? write_alone (twin, pmem, !bad, sequence, content)
+      : error;
+    if (r < 0 && bad == first)
+      return r;
+    if (twin->spare)
+      note_refused (twin, bad, error);
+  }
+  else
+    twin->refused[0] = twin->refused[1] = false;
   twin->sequence = sequence;
   return 0;
 }

@@ -76,7 +76,8 @@ superblock_on (struct memory_device *device, int copy)
 struct media_control *
 control_on (struct memory_device *device, int copy)
 {
-  return (struct media_control *) (device->bytes + CONTROL_AT (copy));
+  return (struct media_control *)
+    (device->bytes + 4096 + copy % 2 * 524288 + copy / 2 * 2048);
 }
 
 /* The copy of the superblock that can be believed. */
@@ -95,8 +96,8 @@ segment_on (struct memory_device *device, uint32_t id, int copy)
   const struct media_superblock *sb = good_superblock (device);
 
   return (struct media_segment *)
-    (device->bytes + le64_get (sb->segment_table_at[copy])
-     + (uint64_t) id * 256);
+    (device->bytes + le64_get (sb->segment_table_at[copy % 2])
+     + (uint64_t) id * 256 + copy / 2 * 128);
 }
 
 void
@@ -132,7 +133,7 @@ generation_of (struct memory_device *device, uint32_t id)
 {
   uint64_t generation = 0, newest = 0;
 
-  for (int copy = 0; copy < 2; copy++) {
+  for (int copy = 0; copy < 4; copy++) {
     const struct media_segment *header = segment_on (device, id, copy);
 
     if (le64_get (header->twin.magic) == MAGIC_SEGMENT

@@ -15,7 +15,8 @@
 #include "engine/format.h"
 #include "support/memory_pmem.h"
 
-/* Pointers into the device's bytes: copy is 0 or 1. */
+/* Pointers into the device's bytes: copy is 0 or 1; 2 and 3 are their spare
+ * places, which the superblock has not. */
 extern struct media_superblock *
 superblock_on (struct memory_device *device, int copy);
 extern struct media_control *

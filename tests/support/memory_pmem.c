@@ -172,6 +172,13 @@ memory_device_crash (struct memory_device *device, uint64_t *random)
 
 /* --- the device ------------------------------------------------------- */
 
+static bool
+is_refused (struct range refused, uint64_t at, size_t length)
+{
+  return refused.length > 0 && length > 0
+    && range_overlaps ((struct range) { at, length }, refused);
+}
+
 static int
 memory_copy (struct pmem *pmem, uint64_t at, const void *from, size_t length)
 {
@@ -184,9 +191,9 @@ memory_copy (struct pmem *pmem, uint64_t at, const void *from, size_t length)
   number = __atomic_fetch_add (&device->copies, 1, __ATOMIC_RELAXED);
   if (__atomic_load_n (&device->copy_error, __ATOMIC_RELAXED))
     return device->copy_error;
-  if (device->refused.length > 0 && length > 0
-      && (device->refuse_every == 0 || number % device->refuse_every == 0)
-      && range_overlaps ((struct range) { at, length }, device->refused))
+  if ((is_refused (device->refused, at, length)
+       && (device->refuse_every == 0 || number % device->refuse_every == 0))
+      || is_refused (device->refused_too, at, length))
     return -EIO;
   if (device->copies_left == 0) {
     device->copies_left = -1;

@@ -46,6 +46,7 @@ struct memory_device {
   struct range refused;         /* stores to this range give -EIO */
   unsigned refuse_every;        /* only each so manieth of all stores, if it
                                  * goes there; 0: every */
+  struct range refused_too;
   int copies_left;              /* after so many stores one fails, half done;
                                  * -1: none does */
   unsigned syncs, copies;       /* calls, for tests that count */

@@ -16,6 +16,7 @@
 #include <cmocka.h>
 
 #include "engine/engine.h"
+#include "engine/gc.h"
 #include "support/media_tools.h"
 #include "support/reports.h"
 #include "support/seed.h"
@@ -959,6 +960,160 @@ a_gap_is_damage_only_if_it_was_synced (void **state)
   }
 }
 
+/* --- headers that take no stores --------------------------------------- */
+
+/* Neither copy of segment ID's header, nor what lies beside it. */
+static void
+refuse_header (uint32_t id)
+{
+  const uint64_t *table_at = small->engine.superblock.geometry.segment_table_at;
+
+  small->device->refused =
+    (struct range) { table_at[0] + id * MEDIA_SLOT, MEDIA_SLOT };
+  small->device->refused_too =
+    (struct range) { table_at[1] + id * MEDIA_SLOT, MEDIA_SLOT };
+}
+
+static void
+accept_all (void)
+{
+  small->device->refused.length = small->device->refused_too.length = 0;
+}
+
+/* Its sets were just read: they are as good as before. */
+static void
+a_header_that_takes_no_stores_stops_no_open (void **state)
+{
+  (void) state;
+  for (int ordered = 0; ordered < 2; ordered++) {
+    uint32_t id;
+
+    begin (6, ordered);
+    put_block (1, 1);
+    put_block (2, 1);
+    flush (small);
+    id = segment_of (small, BLOCK);
+    small_engine_kill (small);
+    refuse_header (id);
+    for (int i = 0; i < 2; i++) {       /* each time the same */
+      reports_collect ();
+      small_engine_open (small);
+      assert_int_equal (reports_count (REPORT_ERROR), 1);
+      assert_true (reports_have (REPORT_ERROR, "segment|header cannot be "
+                                 "written|served and written back"));
+      expect_block (1, 1);
+      expect_block (2, 1);
+      if (i == 0)
+        small_engine_kill (small);
+    }
+
+    /* It is written back, but its space is not used again. */
+    put_block (2, 2);
+    flush (small);
+    write_back (small);
+    expect_on_disk (small, BLOCK, BLOCK, 1);
+    expect_on_disk (small, 2 * BLOCK, BLOCK, 2);
+    for (unsigned i = 0; i < 2000; i++) {
+      put_block (100 + i % 400, i + 1);
+      assert_int_not_equal (segment_of (small, (100 + i % 400) * BLOCK), id);
+      if (i % 100 == 99) {
+        bool worked;
+
+        seal (small);
+        write_back (small);
+        small->engine.gc_percent = 0;
+        for (unsigned n = 0; n < 4; n++)
+          gc_step (&small->engine, &worked);
+      }
+    }
+    assert_true (counted (small, STAT_evicted_segments) > 3);
+
+    /* The tail was moved over it; then its header failed.  What it says of
+     * block 2 must not come back. */
+    assert_true (control_get (&small->engine.superblock).tail_sequence > 3);
+    expect_block (1, 1);
+    expect_block (2, 2);
+    flush (small);
+    small_engine_kill (small);
+    small_engine_open (small);
+    expect_block (1, 1);
+    expect_block (2, 2);
+    for (unsigned i = 1600; i < 2000; i++)
+      expect_block (100 + i % 400, i + 1);
+    small_engine_kill (small);
+
+    /* Well again: it is one like any other. */
+    accept_all ();
+    reports_collect ();
+    small_engine_open (small);
+    assert_int_equal (reports_count (REPORT_ERROR), 0);
+    expect_block (1, 1);
+    expect_block (2, 2);
+    seal (small);
+    write_back (small);
+    while (evict_one (small))
+      ;
+    assert_int_equal (segment_snapshot (&small->engine.segments, id).state,
+                      SEGMENT_FREE);
+    expect_block (1, 1);
+    expect_block (2, 2);
+    end ();
+  }
+}
+
+/* A crash between opening a segment and its first set. */
+static void
+an_empty_segment_whose_header_takes_no_stores_is_left_out (void **state)
+{
+  uint32_t id;
+
+  (void) state;
+  begin (5, true);
+  put_block (1, 1);
+  id = segment_of (small, BLOCK);
+  small_engine_kill (small);            /* its set was in DRAM */
+  refuse_header (id);
+  small_engine_open (small);
+  for (unsigned i = 0; i < 300; i++) {
+    put_block (i, 2);
+    assert_int_not_equal (segment_of (small, i * BLOCK), id);
+  }
+  flush (small);
+  small_engine_kill (small);
+  accept_all ();
+  small_engine_open (small);
+  for (unsigned i = 0; i < 300; i++)
+    expect_block (i, 2);
+  end ();
+}
+
+/* What never counted stays where it is, and would count when later epochs are
+ * durable: then better not. */
+static void
+what_never_counted_needs_a_header_that_says_so (void **state)
+{
+  uint32_t id;
+
+  (void) state;
+  begin (6, false);
+  put_block (1, 1);
+  flush (small);
+  put_block (1, 2);
+  flush (small);
+  id = segment_of (small, BLOCK);
+  rot (small, BLOCK);                   /* as if the kernel had not written it */
+  small_engine_kill (small);
+  refuse_header (id);
+  reports_collect ();
+  assert_int_equal (small_engine_try_open (small), -EIO);
+  assert_true (reports_have (REPORT_ERROR, "segment|header cannot be written|"
+                             "would come back|cache not opened"));
+  accept_all ();
+  small_engine_open (small);
+  expect_block (1, 1);
+  end ();
+}
+
 int
 main (int argc, char *argv[])
 {
@@ -989,6 +1144,10 @@ main (int argc, char *argv[])
     cmocka_unit_test (no_field_of_a_set_breaks_an_open),
     cmocka_unit_test (no_field_of_a_twin_breaks_an_open),
     cmocka_unit_test (a_set_without_its_data_is_the_end_of_the_log),
+    cmocka_unit_test (a_header_that_takes_no_stores_stops_no_open),
+    cmocka_unit_test
+      (an_empty_segment_whose_header_takes_no_stores_is_left_out),
+    cmocka_unit_test (what_never_counted_needs_a_header_that_says_so),
     cmocka_unit_test (declared_data_that_is_gone_is_not_forgotten),
     cmocka_unit_test (a_gap_is_damage_only_if_it_was_synced),
   };

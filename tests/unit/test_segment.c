@@ -219,10 +219,11 @@ static void
 a_segment_whose_header_cannot_be_written_waits_its_turn (void **state)
 {
   struct segment *segment;
-  const uint64_t first_slots = sb.geometry.segment_table_at[0];
+  const uint64_t *table_at = sb.geometry.segment_table_at;
 
   (void) state;
-  device->refused = (struct range) { first_slots, 2 * MEDIA_SLOT };
+  device->refused = (struct range) { table_at[0], 2 * MEDIA_SLOT };
+  device->refused_too = (struct range) { table_at[1], 2 * MEDIA_SLOT };
   segment = acquire ();
   assert_int_equal (segment->id, 2);
   assert_true (reports_have (REPORT_ERROR, "segment 0|header"));
@@ -234,7 +235,7 @@ a_segment_whose_header_cannot_be_written_waits_its_turn (void **state)
   assert_int_equal (segment_acquire (&table, 0, &segment), -EIO);
 
   /* And when all is well again, none has been given up. */
-  device->refused.length = 0;
+  device->refused.length = device->refused_too.length = 0;
   for (unsigned i = 1; i < SEGMENTS; i++)
     acquire ();
   assert_int_equal (segment_acquire (&table, 0, &segment), -EAGAIN);
@@ -247,15 +248,17 @@ a_step_that_fails_has_not_been_taken (void **state)
   const uint32_t id = segment->id;
 
   (void) state;
-  device->copies_left = 0;
+  device->copy_error = -EIO;
   assert_int_equal (segment_seal (&table, segment, 7, 1, 1, 1), -EIO);
+  device->copy_error = 0;
   assert_int_equal (segment->state, SEGMENT_OPEN);
   assert_int_equal (segment_counts (&table).sealed, 0);
   assert_int_equal (segment_counts (&table).open, 1);
   assert_int_equal (segment_seal (&table, segment, 7, 1, 1, 1), 0);
 
-  device->copies_left = 0;
+  device->copy_error = -EIO;
   assert_int_equal (segment_free (&table, segment), -EIO);
+  device->copy_error = 0;
   assert_int_equal (segment->state, SEGMENT_SEALED);
   assert_int_equal (segment->generation, 1);
   assert_int_equal (segment_counts (&table).sealed, 1);
@@ -303,13 +306,21 @@ cut_the_power (struct memory_device *d, enum memory_event event,
   instants->seen++;
 }
 
+/* The page in which copy COPY of the headers lies. */
+static struct range
+page_of_headers (int copy)
+{
+  return (struct range) { sb.geometry.segment_table_at[copy], MEDIA_PAGE };
+}
+
 static void
-a_power_cut_leaves_the_step_taken_or_not (void **state)
+cut_the_power_at_each_step (int dead)
 {
   struct instants instants = { .random = seed, .id = 0 };
   struct segment *segment;
 
-  (void) state;
+  if (dead >= 0)
+    device->refused = page_of_headers (dead);
   memory_device_track (device, seed);
   device->opaque = &instants;
   device->hook = cut_the_power;
@@ -325,6 +336,106 @@ a_power_cut_leaves_the_step_taken_or_not (void **state)
   assert_int_equal (segment_free (&table, segment), 0);
   device->hook = NULL;
   assert_true (instants.seen >= 3 * 2 * 4);
+}
+
+static void
+a_power_cut_leaves_the_step_taken_or_not (void **state)
+{
+  for (int dead = -1; dead < 2; dead++) {
+    cut_the_power_at_each_step (dead);
+    tear_down (state);
+    set_up (state);
+  }
+}
+
+/* A page of one copy takes no stores any more, nor can it be read. */
+static void
+a_dead_page_of_headers_stops_nothing (void **state)
+{
+  for (int dead = 0; dead < 2; dead++) {
+    const struct range page = page_of_headers (dead);
+    const uint32_t in_page = MEDIA_PAGE / MEDIA_SLOT;
+    struct segment *segment[SEGMENTS];
+
+    device->refused = page;
+    device->bad_at = page.start;
+    device->bad_length = page.length;
+    reopen_table ();
+    for (uint32_t id = 0; id < SEGMENTS; id++) {
+      assert_false (table.segments[id].damaged);
+      segment_repair (&table, &table.segments[id]);
+    }
+    adopt_all ();
+    for (uint32_t i = 0; i < SEGMENTS; i++)
+      segment[i] = acquire ();
+    for (uint32_t i = 0; i < SEGMENTS; i++)
+      assert_int_equal (segment_seal (&table, segment[i], i + 1, i + 100,
+                                      i + 200, i + 300), 0);
+    for (uint32_t i = 0; i < SEGMENTS; i += 2)
+      assert_int_equal (segment_free (&table, segment[i]), 0);
+    /* Once for each header. */
+    assert_int_equal (reports_count (REPORT_ERROR), in_page);
+    assert_true (reports_have (REPORT_ERROR, "segment header|cannot be written|"
+                               "spare"));
+    assert_int_equal (stats_get (stats, STAT_media_errors), in_page);
+
+    /* Each way of reading it, and well again: all are where they were. */
+    for (int i = 0; i < 3; i++) {
+      if (i == 1)
+        device->bad_length = 0;
+      reopen_table ();
+      for (uint32_t id = 0; id < SEGMENTS; id++) {
+        const struct segment *s = &table.segments[id];
+
+        assert_false (s->damaged);
+        assert_int_equal (s->state, id % 2 ? SEGMENT_SEALED : SEGMENT_FREE);
+        assert_int_equal (s->generation, id % 2 ? 1 : 2);
+        assert_int_equal (s->sets, id % 2 ? id + 1 : 0);
+      }
+      if (i == 1) {
+        device->refused.length = 0;
+        for (uint32_t id = 0; id < SEGMENTS; id++)
+          segment_repair (&table, &table.segments[id]);
+      }
+    }
+    /* What was, long ago, is nowhere any more. */
+    for (uint32_t id = 0; id < SEGMENTS; id++) {
+      assert_true (twin_is_whole (&table.segments[id].twin));
+      segment_on (device, id, 0)->sets.raw ^= 1;
+      segment_on (device, id, 1)->sets.raw ^= 1;
+    }
+    reopen_table ();
+    for (uint32_t id = 0; id < SEGMENTS; id++)
+      assert_true (table.segments[id].damaged);
+    tear_down (state);
+    set_up (state);
+  }
+}
+
+/* Neither side takes stores. */
+static void
+a_segment_can_be_kept_without_its_header (void **state)
+{
+  struct segment *segment = acquire ();
+  const uint32_t id = segment->id;
+
+  (void) state;
+  device->refused = (struct range) { MIB, MIB };
+  assert_int_equal (segment_seal (&table, segment, 3, 30, 300, 301), -EIO);
+  segment_keep (&table, segment, 3, 30, 300, 301);
+  assert_int_equal (segment_counts (&table).open, 0);
+  assert_int_equal (segment_counts (&table).sealed, 1);
+  assert_null (segment_find_evictable (&table, 29));
+  assert_ptr_equal (segment_find_evictable (&table, 30), segment);
+  assert_int_equal (segment->sequence_max, 301);
+  for (int i = 0; i < 3; i++) {
+    assert_int_equal (segment_free (&table, segment), -EIO);
+    assert_int_equal (segment_counts (&table).sealed, 1);
+  }
+  assert_int_equal (segment_counts (&table).free, SEGMENTS - 1);
+  reopen_table ();
+  assert_int_equal (table.segments[id].state, SEGMENT_OPEN);
+  assert_int_equal (table.segments[id].generation, 1);
 }
 
 static void
@@ -427,6 +538,8 @@ main (int argc, char *argv[])
     TEST (a_segment_whose_header_cannot_be_written_waits_its_turn),
     TEST (a_step_that_fails_has_not_been_taken),
     TEST (a_power_cut_leaves_the_step_taken_or_not),
+    TEST (a_dead_page_of_headers_stops_nothing),
+    TEST (a_segment_can_be_kept_without_its_header),
     TEST (one_good_header_is_enough),
     TEST (no_field_of_a_header_is_believed),
     TEST (no_wake_up_is_missed),

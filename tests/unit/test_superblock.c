@@ -551,8 +551,9 @@ a_mark_that_cannot_be_written_has_not_moved (void **state)
 {
   (void) state;
   assert_int_equal (control_advance (&sb, 10, 5), 0);
-  device->copies_left = 0;
+  device->copy_error = -EIO;
   assert_int_equal (control_advance (&sb, 20, 6), -EIO);
+  device->copy_error = 0;
   assert_int_equal (control_get (&sb).tail_sequence, 10);
   assert_int_equal (control_get (&sb).written_back, 5);
   device->sync_error = -EIO;
@@ -583,6 +584,149 @@ losing_either_control_block_loses_no_mark (void **state)
   }
 }
 
+static bool
+spare_is_blank (int copy)
+{
+  static const struct media_control blank;
+
+  return memcmp (control_on (device, TWIN_SPARE (copy)), &blank,
+                 sizeof blank) == 0;
+}
+
+struct marks {
+  uint64_t before, after, random;
+  unsigned seen;
+  bool happened;
+};
+
+static void
+cut_marks (struct memory_device *d, enum memory_event event, uint64_t at,
+           size_t length, void *opaque)
+{
+  struct marks *marks = opaque;
+  struct memory_device *image = memory_device_crash (d, &marks->random);
+  struct pmem *p = memory_pmem_open (image);
+  struct superblock s;
+  uint64_t mark;
+
+  (void) event;
+  (void) at;
+  (void) length;
+  assert_int_equal (superblock_read (&s, p), SUPERBLOCK_OK);
+  mark = control_get (&s).written_back;
+  assert_true (mark == marks->after
+               || (mark == marks->before && !marks->happened));
+  superblock_destroy (&s);
+  pmem_close (p);
+  memory_device_free (image);
+  marks->seen++;
+}
+
+/* The page of one copy takes no stores, or cannot be read either. */
+static void
+a_dead_control_block_stops_no_mark (void **state)
+{
+  for (int i = 0; i < 8; i++) {
+    const int dead = i % 2;
+    struct marks marks = { .random = seed + i };
+
+    tear_down (state);
+    reports_collect ();
+    device = memory_device_new ((SEGMENTS + 2) * MIB, i / 4);
+    pmem = memory_pmem_open (device);
+    make_cache (11);
+    memory_device_track (device, seed);
+    device->opaque = &marks;
+    device->refused = (struct range) { CONTROL_AT (dead), MEDIA_PAGE };
+    if (i / 2 % 2) {
+      device->bad_at = CONTROL_AT (dead);
+      device->bad_length = MEDIA_PAGE;
+    }
+    for (uint64_t mark = 1; mark < 20; mark++) {
+      if (mark == 13)
+        device->refused.length = device->bad_length = 0;
+      if (mark % 5 == 0) {
+        reread ();
+        assert_int_equal (superblock_repair (&sb), 0);
+        assert_int_equal (control_get (&sb).written_back, mark - 1);
+      }
+      marks.before = mark - 1;
+      marks.after = mark;
+      marks.happened = false;
+      device->hook = cut_marks;
+      assert_int_equal (control_advance (&sb, mark * 10, mark), 0);
+      marks.happened = true;
+      cut_marks (device, MEMORY_SYNCED, 0, 0, &marks);
+      device->hook = NULL;
+      assert_int_equal (spare_is_blank (!dead), mark >= 13);
+      assert_true (spare_is_blank (dead));
+    }
+    assert_true (marks.seen > 19 * 6);
+    assert_true (reports_have (REPORT_ERROR, "control block: copy|"
+                               "cannot be written|spare place"));
+    /* T9: well again, and then both are damaged. */
+    control_on (device, 0)->reserved0 = le32_of (1);
+    control_on (device, 1)->reserved0 = le32_of (1);
+    assert_refused ("both copies of the control block|copy A at 4096|"
+                    "copy B at 528384|pcache-format=force");
+  }
+}
+
+/* Both places of the side that went on alone are damaged: the other one was left
+ * behind. */
+static void
+a_control_block_that_was_left_behind_is_refused (void **state)
+{
+  (void) state;
+  device->refused = (struct range) { CONTROL_AT (0), MEDIA_PAGE };
+  assert_int_equal (control_advance (&sb, 10, 5), 0);
+  assert_int_equal (control_advance (&sb, 20, 6), 0);
+  control_on (device, 1)->reserved0 = le32_of (1);
+  reread ();
+  assert_int_equal (control_get (&sb).written_back, 6);
+  control_on (device, TWIN_SPARE (1))->reserved0 = le32_of (1);
+  assert_refused ("both copies of the control block|older than what is damaged|"
+                  "checksum wrong|pcache-format=force");
+}
+
+static void
+formatting_leaves_blank_spares (void **state)
+{
+  struct geometry geometry;
+
+  (void) state;
+  device->refused = (struct range) { CONTROL_AT (0), MEDIA_PAGE };
+  assert_int_equal (control_advance (&sb, 10, 5), 0);
+  assert_false (spare_is_blank (1));
+  device->refused.length = 0;
+  memset (control_on (device, TWIN_SPARE (0)), 0x77,
+          sizeof (struct media_control));
+  for (uint32_t id = 0; id < SEGMENTS; id++)
+    for (int copy = 0; copy < 2; copy++)
+      *segment_on (device, id, TWIN_SPARE (copy)) =
+        *segment_on (device, id, copy);
+  superblock_destroy (&sb);
+  make_cache (11);              /* the same instance even */
+  for (int copy = 0; copy < 2; copy++)
+    assert_true (spare_is_blank (copy));
+  for (uint32_t id = 0; id < SEGMENTS; id++)
+    for (int copy = 0; copy < 2; copy++)
+      assert_int_equal (segment_on (device, id, TWIN_SPARE (copy))
+                        ->twin.magic.raw, 0);
+  reread ();
+  assert_int_equal (control_get (&sb).written_back, 0);
+
+  /* No new cache begins in its spares. */
+  assert_int_equal (geometry_make (&geometry, device->size, MIB), 0);
+  for (int copy = 0; copy < 2; copy++) {
+    superblock_destroy (&sb);
+    device->refused = (struct range) { CONTROL_AT (copy), MEDIA_PAGE };
+    assert_int_equal (superblock_format (&sb, pmem, &geometry, uuid, 5,
+                                         segment_table_format), -EIO);
+    assert_int_equal (verdict_on (device), SUPERBLOCK_HALF_FORMATTED);
+  }
+}
+
 int
 main (int argc, char *argv[])
 {
@@ -606,6 +750,9 @@ main (int argc, char *argv[])
     TEST (marks_only_move_forward),
     TEST (a_mark_that_cannot_be_written_has_not_moved),
     TEST (losing_either_control_block_loses_no_mark),
+    TEST (a_dead_control_block_stops_no_mark),
+    TEST (a_control_block_that_was_left_behind_is_refused),
+    TEST (formatting_leaves_blank_spares),
   };
 
   seed_choose (argc, argv);

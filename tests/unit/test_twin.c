@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -17,11 +18,14 @@
 #include "engine/twin.h"
 #include "support/media_tools.h"
 #include "support/memory_pmem.h"
+#include "support/reports.h"
 #include "support/seed.h"
 
 #define DEVICE_SIZE 65536
 #define AT_A 4096
 #define AT_B 36864
+#define PAGE 4096
+#define SPARE 2048              /* from a home, in the tests that have one */
 
 struct content {
   struct media_twin twin;
@@ -32,12 +36,14 @@ struct content {
 static struct memory_device *device;
 static struct pmem *pmem;
 static struct twin twin;
+static bool with_spares;
 
 static struct twin
 new_twin (void)
 {
   return (struct twin) {
     .at = { AT_A, AT_B },
+    .spare = with_spares ? SPARE : 0,
     .magic = MAGIC_CONTROL,
     .seed = 7,
     .bytes = sizeof (struct content),
@@ -93,12 +99,27 @@ set_up (void **state)
 }
 
 static int
+set_up_with_spares (void **state)
+{
+  with_spares = true;
+  reports_collect ();
+  return set_up (state);
+}
+
+static int
 tear_down (void **state)
 {
   (void) state;
   pmem_close (pmem);
   memory_device_free (device);
   return 0;
+}
+
+static int
+tear_down_with_spares (void **state)
+{
+  with_spares = false;
+  return tear_down (state);
 }
 
 static void
@@ -382,6 +403,354 @@ the_verdict_says_what_is_there (void **state)
   assert_int_equal (twin.verdict[1], TWIN_UNREADABLE);
 }
 
+/* --- spares ----------------------------------------------------------- */
+
+static uint64_t
+place_at (int place)
+{
+  return (place % 2 == 0 ? AT_A : AT_B) + (place < 2 ? 0 : SPARE);
+}
+
+static bool
+is_blank (int place)
+{
+  static const struct content blank;
+
+  return memcmp (device->bytes + place_at (place), &blank, sizeof blank) == 0;
+}
+
+/* A fault: which stores are refused.  The last ones: a whole page. */
+static const struct range faults[] = {
+  { 0, 0 },
+  { AT_A, sizeof (struct content) },
+  { AT_B, sizeof (struct content) },
+  { AT_A + SPARE, sizeof (struct content) },
+  { AT_B + SPARE, sizeof (struct content) },
+  { AT_A, PAGE },
+  { AT_B, PAGE },
+};
+#define FAULTS (sizeof faults / sizeof *faults)
+
+/* At rest: two places or more say VALUE, and losing either loses nothing. */
+static void
+assert_twice (uint64_t value)
+{
+  unsigned places = 0;
+
+  assert_int_equal (value_on (device), value);
+  for (int place = 0; place < TWIN_PLACES; place++) {
+    struct content *content =
+      (struct content *) (device->bytes + place_at (place));
+
+    if (le64_get (content->value) != value)
+      continue;
+    places++;
+    content->more[17] ^= 1;
+    assert_int_equal (value_on (device), value);
+    content->more[17] ^= 1;
+    device->bad_at = place_at (place);
+    device->bad_length = sizeof (struct content);
+    assert_int_equal (value_on (device), value);
+    device->bad_length = 0;
+  }
+  assert_true (places >= 2);
+}
+
+/* Nothing but the page that takes no stores can be lost with it. */
+static void
+assert_not_in_the_dead_page (uint64_t value)
+{
+  if (device->refused.length == 0)
+    return;
+  device->bad_at = device->refused.start / PAGE * PAGE;
+  device->bad_length = PAGE;
+  assert_int_equal (value_on (device), value);
+  device->bad_length = 0;
+}
+
+static void
+start_over (bool ordered)
+{
+  tear_down (NULL);
+  device = memory_device_new (DEVICE_SIZE, ordered);
+  pmem = memory_pmem_open (device);
+  twin = new_twin ();
+  assert_int_equal (update (100), 0);
+}
+
+static void
+spares_stay_blank_as_long_as_all_is_well (void **state)
+{
+  (void) state;
+  for (uint64_t value = 101; value < 110; value++) {
+    assert_int_equal (update (value), 0);
+    assert_twice (value);
+    assert_true (is_blank (2) && is_blank (3));
+    assert_true (twin_is_whole (&twin));
+  }
+  assert_int_equal (reports_count (REPORT_ERROR), 0);
+  /* T9: so they do not help where both copies are gone. */
+  device->bytes[AT_A + 50] ^= 1;
+  device->bytes[AT_B + 50] ^= 1;
+  assert_int_equal (value_on (device), 0);
+}
+
+/* One home is dead: each update happens, at whatever instant the power goes, and
+ * then is in two places again. */
+static void
+a_dead_home_stops_nothing (void **state)
+{
+  (void) state;
+  for (unsigned i = 0; i < 2 * FAULTS; i++) {
+    struct instants instants = { .before = 100, .random = seed + i };
+
+    start_over (i % 2);
+    memory_device_track (device, seed + i);
+    device->opaque = &instants;
+    device->refused = faults[i / 2];
+    for (uint64_t value = 101; value < 130; value++) {
+      if (value == 115)
+        device->refused.length = 0;     /* it is well again */
+      if (value == 125)
+        device->refused = faults[i / 2];
+      instants.after = value;
+      instants.happened = false;
+      device->hook = cut_the_power;
+      assert_int_equal (update (value), 0);
+      instants.happened = true;
+      cut_the_power (device, MEMORY_SYNCED, 0, 0, &instants);
+      device->hook = NULL;
+      instants.before = value;
+      assert_twice (value);
+      assert_not_in_the_dead_page (value);
+      if (value == 120)
+        assert_true (twin_is_whole (&twin) && is_blank (2) && is_blank (3));
+      if (value % 4 == 0)
+        reopen ();
+    }
+  }
+}
+
+/* Faults come and go, one at a time, and the power goes at any time. */
+static void
+whatever_fails_next_nothing_is_lost (void **state)
+{
+  uint64_t random = seed, current = 100;
+  const unsigned rounds = 2000;
+
+  (void) state;
+  start_over (true);
+  for (uint64_t value = 101; value < 101 + rounds; value++) {
+    struct instants instants = {
+      .before = current, .after = value, .random = random_next (&random),
+    };
+    struct memory_device *next;
+
+    if (device->tracker == NULL)
+      memory_device_track (device, random_next (&random));
+    if (random_below (&random, 3) == 0)
+      device->refused = faults[random_below (&random, FAULTS)];
+    device->opaque = &instants;
+    device->hook = cut_the_power;
+    assert_int_equal (update (value), 0);
+    instants.happened = true;
+    cut_the_power (device, MEMORY_SYNCED, 0, 0, &instants);
+    device->hook = NULL;
+    current = value;
+    assert_twice (value);
+    assert_not_in_the_dead_page (value);
+    if (random_below (&random, 4) != 0)
+      continue;
+
+    /* A store that fails halfway may be one too many; then the power goes. */
+    device->copies_left = random_below (&random, 4);
+    if (update (++value) == 0)
+      current = value;
+    instants.before = current;
+    instants.after = value;
+    instants.happened = current == value;
+    cut_the_power (device, MEMORY_COPIED, 0, 0, &instants);
+    next = memory_device_crash (device, &random);
+    next->refused = device->refused;
+    pmem_close (pmem);
+    memory_device_free (device);
+    device = next;
+    pmem = memory_pmem_open (device);
+    current = value_on (device);
+    reopen ();
+  }
+}
+
+/* T1: the place that is the newest of the last two is not written over. */
+static void
+the_last_place_that_is_whole_is_left_alone (void **state)
+{
+  (void) state;
+  device->refused = faults[5];
+  for (int torn = 0; torn < 2; torn++) {
+    const uint64_t at = place_at (torn == 0 ? 1 : TWIN_SPARE (1));
+
+    assert_int_equal (update (200 + torn), 0);
+    device->bytes[at + 60] ^= 1;
+    reopen ();
+    assert_int_equal (value_on (device), 200 + torn);
+    assert_int_equal (first_store_of_update (201 + torn), at);
+  }
+  /* And if the other one is dead as well, it stays as it is. */
+  device->refused_too = faults[4];
+  assert_int_equal (update (400), -EIO);
+  assert_int_equal (update (401), -EIO);
+  assert_int_equal (value_on (device), 202);
+  device->refused_too.length = 0;
+  assert_int_equal (update (402), 0);
+  assert_twice (402);
+}
+
+/* It could be what was, long ago. */
+static void
+a_spare_is_gone_when_both_homes_are_well (void **state)
+{
+  (void) state;
+  device->refused = faults[5];
+  assert_int_equal (update (101), 0);
+  assert_false (is_blank (TWIN_SPARE (1)));
+  device->refused.length = 0;
+  reopen ();
+  assert_int_equal (update (102), 0);
+  assert_true (is_blank (TWIN_SPARE (0)) && is_blank (TWIN_SPARE (1)));
+  device->bytes[AT_A + 50] ^= 1;
+  device->bytes[AT_B + 50] ^= 1;
+  assert_int_equal (value_on (device), 0);
+}
+
+/* A spare that cannot be wiped: the other side goes on alone, lest what was
+ * comes back. */
+static void
+a_spare_that_cannot_be_wiped_does_not_count_again (void **state)
+{
+  (void) state;
+  device->refused = faults[5];
+  assert_int_equal (update (101), 0);
+  device->refused = faults[4];
+  for (uint64_t value = 102; value < 106; value++) {
+    assert_int_equal (update (value), 0);
+    assert_int_equal (value_on (device), value);
+    device->bytes[AT_A + 50] ^= 1;
+    assert_int_equal (value_on (device), value);
+    device->bytes[AT_A + SPARE + 50] ^= 1;
+    /* The stale spare of B is valid, and so is home B. */
+    assert_int_equal (value_on (device), 0);
+    device->bytes[AT_A + 50] ^= 1;
+    assert_int_equal (value_on (device), value);
+    device->bytes[AT_A + SPARE + 50] ^= 1;
+    assert_twice (value);
+  }
+}
+
+/* No crash damages both places of a side that is alone: what the dead home says
+ * was left behind long ago. */
+static void
+a_home_that_was_left_behind_is_not_believed (void **state)
+{
+  struct content content;
+
+  (void) state;
+  device->refused = faults[1];
+  assert_int_equal (update (101), 0);
+  assert_int_equal (update (102), 0);
+  device->bytes[place_at (1) + 50] ^= 1;
+  device->bytes[place_at (3) + 50] ^= 1;
+  twin = new_twin ();
+  assert_false (twin_read (&twin, pmem, &content));
+  assert_int_equal (twin.verdict[0], TWIN_OVERRULED);
+  assert_int_equal (twin.verdict[1], TWIN_CORRUPT);
+  /* Whichever part of the spare it is. */
+  device->bytes[place_at (3) + 50] ^= 1;
+  device->bytes[place_at (3)] ^= 1;
+  assert_int_equal (value_on (device), 0);
+
+  /* Both of these and one that cannot be read: nothing. */
+  device->bad_at = AT_A;
+  device->bad_length = PAGE;
+  assert_int_equal (value_on (device), 0);
+  /* One of these and one that cannot be read: that is what a crash leaves. */
+  device->bytes[place_at (1) + 50] ^= 1;
+  assert_int_equal (value_on (device), 102);
+}
+
+/* A page in which everything is damaged says nothing about the other. */
+static void
+a_page_of_garbage_costs_nothing (void **state)
+{
+  (void) state;
+  assert_int_equal (update (101), 0);
+  for (int copy = 0; copy < 2; copy++) {
+    memset (device->bytes + place_at (copy), 0xa5, PAGE);
+    assert_int_equal (value_on (device), 101);
+    reopen ();
+    assert_false (twin_is_whole (&twin));
+    assert_int_equal (update (101), 0);
+    assert_true (twin_is_whole (&twin));
+    assert_true (is_blank (2) && is_blank (3));
+  }
+}
+
+/* What was tried and reported as failed may have arrived nevertheless. */
+static void
+the_number_of_a_failed_update_is_not_used_again (void **state)
+{
+  (void) state;
+  device->sync_error = -EIO;
+  assert_int_equal (update (101), -EIO);
+  device->sync_error = 0;
+  device->refused = faults[1];  /* where it arrived */
+  assert_int_equal (update (102), 0);
+  assert_int_equal (value_on (device), 102);
+}
+
+static void
+it_is_said_once (void **state)
+{
+  struct stats *stats = stats_new ();
+
+  (void) state;
+  twin.what = "thing";
+  twin.stats = stats;
+  device->refused = faults[5];
+  for (uint64_t value = 101; value < 105; value++)
+    assert_int_equal (update (value), 0);
+  assert_int_equal (reports_count (REPORT_ERROR), 1);
+  assert_true (reports_have (REPORT_ERROR, "thing: copy A (at 4096|"
+                             "going on with copy B"));
+  assert_int_equal (stats_get (stats, STAT_media_errors), 1);
+  device->refused = faults[0];
+  assert_int_equal (update (105), 0);
+  device->refused = faults[6];
+  assert_int_equal (update (106), 0);
+  assert_int_equal (update (107), 0);
+  assert_int_equal (reports_count (REPORT_ERROR), 2);
+  assert_int_equal (stats_get (stats, STAT_media_errors), 2);
+  stats_free (stats);
+}
+
+/* Whatever lay in the spares before: it is not the new content's. */
+static void
+what_is_new_begins_with_blank_spares (void **state)
+{
+  struct content content = { .value = le64_of (1) };
+
+  (void) state;
+  device->refused = faults[5];
+  assert_int_equal (update (101), 0);
+  device->refused = faults[0];
+  memset (device->bytes + place_at (2), 0x5a, sizeof content);
+  memset (content.more, 1, sizeof content.more);
+  twin = new_twin ();
+  assert_int_equal (twin_write_new (&twin, pmem, &content), 0);
+  assert_true (is_blank (2) && is_blank (3));
+  assert_twice (1);
+}
+
 int
 main (int argc, char *argv[])
 {
@@ -398,6 +767,23 @@ main (int argc, char *argv[])
     TEST (a_copy_counts_only_in_its_own_place),
     TEST (a_copy_of_another_cache_does_not_count),
     TEST (the_verdict_says_what_is_there),
+#undef TEST
+#define TEST(name) cmocka_unit_test_setup_teardown (name,               \
+                                                    set_up_with_spares, \
+                                                    tear_down_with_spares)
+    TEST (spares_stay_blank_as_long_as_all_is_well),
+    TEST (a_power_cut_leaves_what_was_or_what_will_be),
+    TEST (the_newest_copy_is_never_the_first_to_be_written_over),
+    TEST (a_dead_home_stops_nothing),
+    TEST (whatever_fails_next_nothing_is_lost),
+    TEST (the_last_place_that_is_whole_is_left_alone),
+    TEST (a_spare_is_gone_when_both_homes_are_well),
+    TEST (a_spare_that_cannot_be_wiped_does_not_count_again),
+    TEST (a_home_that_was_left_behind_is_not_believed),
+    TEST (a_page_of_garbage_costs_nothing),
+    TEST (the_number_of_a_failed_update_is_not_used_again),
+    TEST (it_is_said_once),
+    TEST (what_is_new_begins_with_blank_spares),
   };
 
   seed_choose (argc, argv);
