@@ -83,25 +83,36 @@ class Refused(Exception):
 
 
 class Twin:
-    """A block that exists twice."""
+    """A block that exists twice.  SPARE: from each copy to the place beside
+    it that is used when the other copy cannot be written."""
 
-    def __init__(self, device, at, size, magic, seed):
-        self.verdict = []
+    def __init__(self, device, at, size, magic, seed, spare=None):
         self.content = None
-        newest = -1
-        for copy in at:
-            data = device[copy:copy + size]
-            found, checksum, sequence, own = struct.unpack_from('<8sQQQ', data)
-            if found != magic:
-                self.verdict.append('blank' if data.count(0) == size
-                                    else 'not ours')
-            elif (checksum != xxh3_without(data, 8, seed) or own != copy):
-                self.verdict.append('damaged')
-            else:
-                self.verdict.append('valid')
-                if sequence > newest:
-                    newest, self.content = sequence, data
-        self.sequence = newest
+        self.sequence = -1
+        self.size, self.magic, self.seed = size, magic, seed
+        self.verdict = [self.look(device, place) for place in at]   # [T1]
+        if spare is None:
+            return
+        beside = [self.look(device, place + spare) for place in at]
+        for copy in (0, 1):                                     # [T5]
+            if self.verdict[copy] != 'valid' and beside[copy] == 'damaged':
+                self.content = None
+                if self.verdict[1 - copy] == 'valid':
+                    self.verdict[1 - copy] = 'older than what is damaged'
+
+    def look(self, device, at):
+        data = device[at:at + self.size]
+        found, checksum, sequence, own = struct.unpack_from('<8sQQQ', data)
+        right = checksum == xxh3_without(self.magic + data[8:], 8, self.seed)
+        if found != self.magic:
+            if right:
+                return 'damaged'
+            return 'blank' if data.count(0) == self.size else 'not ours'
+        if not right or own != at:
+            return 'damaged'
+        if sequence > self.sequence:                            # [T2]
+            self.sequence, self.content = sequence, data
+        return 'valid'
 
 
 class Segment:
@@ -174,7 +185,7 @@ class Cache:
 
     def read_control(self):
         twin = Twin(self.device, (4096, 528384), 256, b'PCACHEcb',
-                    self.instance)
+                    self.instance, 2048)
         if twin.content is None:                                # [C1]
             raise Refused('no control block: ' + ', '.join(twin.verdict))
         self.control = twin
@@ -192,7 +203,7 @@ class Cache:
             s.id = number
             s.base = self.first_segment + number * self.segment_size
             s.twin = Twin(self.device, [t + number * 256 for t in self.table],
-                          120, b'PCACHEsg', self.instance)
+                          120, b'PCACHEsg', self.instance, 128)
             s.valid = False
             if s.twin.content is not None:
                 (own, s.state, s.generation, s.sets, flags, s.epoch_max,
