@@ -239,8 +239,11 @@ an_eviction_that_fails_leaves_the_segment_in_use (void **state)
   seal (small);
   write_back (small);
   small->engine.gc_percent = 0;
-  small->device->copies_left = 0;       /* the tail */
+  /* The tail, on either side. */
+  small->device->refused = (struct range) { CONTROL_AT (0), MEDIA_PAGE };
+  small->device->refused_too = (struct range) { CONTROL_AT (1), MEDIA_PAGE };
   assert_int_equal (gc_step (&small->engine, &worked), -EIO);
+  small->device->refused.length = small->device->refused_too.length = 0;
   assert_int_equal (segment_snapshot (&small->engine.segments, 0).state,
                     SEGMENT_SEALED);
   expect_block (1, 2);

@@ -548,6 +548,9 @@ a_segment_that_cannot_be_sealed_does_not_stop_the_others (void **state)
   f.device->refused = (struct range) {
     f.sb.geometry.segment_table_at[0], MEDIA_SLOT,
   };
+  f.device->refused_too = (struct range) {
+    f.sb.geometry.segment_table_at[1], MEDIA_SLOT,
+  };
   assert_int_equal (log_seal_retired (f.log, &count), -EIO);
   assert_int_equal (count, 2);
   assert_int_equal (segment_counts (&f.segments).sealed, 2);
@@ -555,7 +558,7 @@ a_segment_that_cannot_be_sealed_does_not_stop_the_others (void **state)
   assert_true (find (1).is_there);
 
   /* When the page is well again, so is the segment. */
-  f.device->refused.length = 0;
+  f.device->refused.length = f.device->refused_too.length = 0;
   assert_int_equal (log_seal_retired (f.log, &count), 0);
   assert_int_equal (count, 1);
   assert_true (find (1).is_there);
