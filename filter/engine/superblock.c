@@ -343,9 +343,9 @@ superblock_format (struct superblock *sb, struct pmem *pmem,
   /* Copy B first: the mark in copy A's place holds until all else is
    * durable.  A torn copy A starts with the mark (half formatted) or with the
    * magic number (then B is the valid one). */
-  sb->twin.verdict[!!MUTATION (FORMAT_A_FIRST)] = TWIN_OK;
-  sb->twin.place_sequence[!!MUTATION (FORMAT_A_FIRST)] = 1;
-  r = twin_update (&sb->twin, pmem, &sb->media);
+  sb->twin.a_last = !MUTATION (FORMAT_A_FIRST);
+  r = twin_update (&sb->twin, sb->pmem, &sb->media);
+  sb->twin.a_last = false;
   /* If only B could be written, the mark is still in A's place: the next
    * open would format again, over whatever was written until then. */
   return r == 0 && sb->twin.verdict[0] != TWIN_OK ? -EIO : r;

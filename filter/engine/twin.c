@@ -273,16 +273,34 @@ note_refused (struct twin *twin, int copy, int error)
             strerror (-error), 'A' + !copy);
 }
 
+/* What is about to become the last copy must still be one. */
+static void
+look_again (struct twin *twin, struct pmem *pmem)
+{
+  _Alignas (8) uint8_t buf[TWIN_MAX_BYTES];
+
+  for (int place = 0; place < TWIN_PLACES; place++) {
+    const uint64_t sequence = twin->place_sequence[place];
+
+    if (twin->verdict[place] != TWIN_OK)
+      continue;
+    twin->verdict[place] = read_place (twin, pmem, place, buf);
+    if (twin->place_sequence[place] != sequence)
+      twin->verdict[place] = TWIN_CORRUPT;
+  }
+}
+
 int
 twin_update (struct twin *twin, struct pmem *pmem, void *content)
 {
   /* A number that was tried is never used for anything else: where that store
    * failed it may have arrived. */
   const uint64_t sequence = MAX (twin->sequence, twin->last_tried) + 1;
-  /* The newest valid copy is never the first to be written over. */
-  int first = newest_of (twin, 0) > newest_of (twin, 1);
-  int bad, error, r;
+  int first, bad, error, r;
 
+  look_again (twin, pmem);
+  /* The newest valid copy is never the first to be written over. */
+  first = twin->a_last || newest_of (twin, 0) > newest_of (twin, 1);
   if (MUTATION (T1_NEWEST_FIRST))
     first = !first;
   twin->last_tried = sequence;

@@ -27,6 +27,9 @@
  *            9        8        -         not before home A is durable
  *            9        9        -
  *
+ * Before it writes over one copy an update reads the other again, as a media error
+ * since then would leave none, if the power went as well.
+ *
  * So what a spare says is never older than both homes.  A side whose spare is not
  * blank and cannot be wiped counts as one that refuses stores.
  *
@@ -73,6 +76,8 @@ struct twin {
   uint64_t last_tried;          /* of an update that failed, it may be there */
   enum twin_verdict verdict[TWIN_PLACES];
   uint64_t place_sequence[TWIN_PLACES]; /* of those that are OK */
+  bool a_last;                  /* copy B goes first: something that counts is in
+                                 * the place of copy A */
   bool refused[2];              /* the side took no stores last time */
 };
 

@@ -612,6 +612,8 @@ cut_marks (struct memory_device *d, enum memory_event event, uint64_t at,
   (void) event;
   (void) at;
   (void) length;
+  image->bad_at = d->bad_at;    /* a bad page stays bad */
+  image->bad_length = d->bad_length;
   assert_int_equal (superblock_read (&s, p), SUPERBLOCK_OK);
   mark = control_get (&s).written_back;
   assert_true (mark == marks->after

@@ -241,8 +241,11 @@ cut_the_power (struct memory_device *d, enum memory_event event, uint64_t at,
   (void) length;
   for (int i = 0; i < 20; i++) {
     struct memory_device *image = memory_device_crash (d, &instants->random);
-    const uint64_t value = value_on (image);
+    uint64_t value;
 
+    image->bad_at = d->bad_at;  /* a bad page stays bad */
+    image->bad_length = d->bad_length;
+    value = value_on (image);
     if (value != instants->before && value != instants->after)
       fail_msg ("neither old nor new: %ju", (uintmax_t) value);
     if (instants->happened && value != instants->after)
@@ -581,6 +584,29 @@ whatever_fails_next_nothing_is_lost (void **state)
   }
 }
 
+/* A page went bad since the last update, and at the next one the power goes. */
+static void
+what_an_update_counts_on_is_still_there (void **state)
+{
+  (void) state;
+  for (unsigned i = 0; i < 4; i++) {
+    struct instants instants = {
+      .before = 100, .after = 101, .random = seed + i,
+    };
+
+    start_over (i / 2);
+    memory_device_track (device, seed + i);
+    device->opaque = &instants;
+    device->refused = faults[5 + i % 2];
+    device->bad_at = device->refused.start;
+    device->bad_length = PAGE;
+    device->hook = cut_the_power;
+    assert_int_equal (update (101), 0);
+    device->hook = NULL;
+    assert_true (instants.seen >= 4);
+  }
+}
+
 /* T1: the place that is the newest of the last two is not written over. */
 static void
 the_last_place_that_is_whole_is_left_alone (void **state)
@@ -776,6 +802,7 @@ main (int argc, char *argv[])
     TEST (the_newest_copy_is_never_the_first_to_be_written_over),
     TEST (a_dead_home_stops_nothing),
     TEST (whatever_fails_next_nothing_is_lost),
+    TEST (what_an_update_counts_on_is_still_there),
     TEST (the_last_place_that_is_whole_is_left_alone),
     TEST (a_spare_is_gone_when_both_homes_are_well),
     TEST (a_spare_that_cannot_be_wiped_does_not_count_again),
