@@ -667,8 +667,8 @@ a_dead_control_block_stops_no_mark (void **state)
     assert_true (reports_have (REPORT_ERROR, "control block: copy|"
                                "cannot be written|spare place"));
     /* T9: well again, and then both are damaged. */
-    control_on (device, 0)->reserved0 = le32_of (1);
-    control_on (device, 1)->reserved0 = le32_of (1);
+    control_on (device, 0)->flags = le32_of (1);
+    control_on (device, 1)->flags = le32_of (1);
     assert_refused ("both copies of the control block|copy A at 4096|"
                     "copy B at 528384|pcache-format=force");
   }
@@ -683,10 +683,10 @@ a_control_block_that_was_left_behind_is_refused (void **state)
   device->refused = (struct range) { CONTROL_AT (0), MEDIA_PAGE };
   assert_int_equal (control_advance (&sb, 10, 5), 0);
   assert_int_equal (control_advance (&sb, 20, 6), 0);
-  control_on (device, 1)->reserved0 = le32_of (1);
+  control_on (device, 1)->flags = le32_of (1);
   reread ();
   assert_int_equal (control_get (&sb).written_back, 6);
-  control_on (device, TWIN_SPARE (1))->reserved0 = le32_of (1);
+  control_on (device, TWIN_SPARE (1))->flags = le32_of (1);
   assert_refused ("both copies of the control block|older than what is damaged|"
                   "checksum wrong|pcache-format=force");
 }
