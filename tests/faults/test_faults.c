@@ -193,7 +193,7 @@ static const char *doing = "nothing";
 
 /* What was reported as lost since the last look: from any thread. */
 static pthread_mutex_t reports_lock = PTHREAD_MUTEX_INITIALIZER;
-static struct {
+static struct lost_report {
   struct range range;
   enum lost how;
   bool is_old;
@@ -333,26 +333,35 @@ check_not_lost_before (struct range range)
   }
 }
 
+static bool
+look_at_lost (unsigned i, struct lost_report *report)
+{
+  HOLD_LOCK (&reports_lock);
+
+  if (i >= lost_reports)
+    return false;
+  *report = lost_report[i];
+  lost_report[i].is_old = true;
+  return true;
+}
+
 /* Everything that was reported as lost; RANGE was changed meanwhile, and
  * could be lost again after that. */
 static void
 note_lost (struct range changed)
 {
-  HOLD_LOCK (&reports_lock);
+  struct lost_report lost;
 
-  for (unsigned i = 0; i < lost_reports; i++) {
-    const struct range range = lost_report[i].range;
-
+  for (unsigned i = 0; look_at_lost (i, &lost); i++) {
     if (life.fault != FAULT_READ && life.fault != FAULT_CHECKSUM)
-      wrong ("dirty data reported as lost at %" PRIu64, range.start);
-    if (!lost_report[i].is_old && lost_report[i].how == LOST
-        && !range_overlaps (range, life.changing))
-      check_not_lost_before (range);
-    lost_report[i].is_old = true;
+      wrong ("dirty data reported as lost at %" PRIu64, lost.range.start);
+    if (!lost.is_old && lost.how == LOST
+        && !range_overlaps (lost.range, life.changing))
+      check_not_lost_before (lost.range);
     if (changed.length == 0)
-      expected_lost (&life.expected, range, lost_report[i].how);
-    else if (range_overlaps (range, changed))
-      expected_lost (&life.expected, range_clip (range, changed),
+      expected_lost (&life.expected, lost.range, lost.how);
+    else if (range_overlaps (lost.range, changed))
+      expected_lost (&life.expected, range_clip (lost.range, changed),
                      LOST_PERHAPS);
   }
 }
@@ -726,6 +735,24 @@ nothing_is_pinned (void)
       wrong ("segment %" PRIu32 " is open, and no head has it", i);
 }
 
+/* The same, of a cache that has threads of its own to do it. */
+static void
+nothing_stays_pinned (void)
+{
+  const uint64_t until = now_ms () + 5000;
+  struct cache_status status;
+
+  for (;;) {
+    cache_get_status (life.cache, &status);
+    if (status.segments_open <= 2)
+      return;
+    if (now_ms () > until)
+      wrong ("%" PRIu32 " segments stay open, for two heads",
+             status.segments_open);
+    usleep (1000);
+  }
+}
+
 /* No fault any more: everything works, and all is there. */
 static void
 be_well (void)
@@ -752,7 +779,9 @@ be_well (void)
   steps (20);
   read_all ();
   steps (20);
-  if (!life.history->threads)
+  if (life.history->threads)
+    nothing_stays_pinned ();
+  else
     nothing_is_pinned ();
 }
 
