@@ -359,8 +359,10 @@ add_own_parts (struct index *index, const struct region *region,
   uint64_t at = extent->range.start;
   int r = 0;
 
+  /* What is left of a long zero may lie in one chunk, and that not be one of this
+   * tree's, which then does not know what overwrote it. */
   if (is_in_one_region (index, extent->range))
-    return array_add (array, extent);
+    return region_of (index, at) == region ? array_add (array, extent) : 0;
   while (r == 0 && at < range_end (extent->range)) {
     const uint64_t end = MIN (round_down (at, INDEX_CHUNK) + INDEX_CHUNK,
                               range_end (extent->range));

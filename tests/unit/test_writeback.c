@@ -700,6 +700,25 @@ what_a_damaged_set_held_is_written_back (void **state)
   }
 }
 
+/* Each zero stands in two regions, of which each knows only what overwrote its
+ * own half. */
+static void
+a_damaged_set_brings_back_no_zeros (void **state)
+{
+  (void) state;
+  for (uint64_t n = 1; n <= 8; n++)
+    zero (n * MIB - 2 * BLOCK, 4 * BLOCK, n % 2 ? RECORD_ZERO : RECORD_TRIM);
+  for (uint64_t n = 1; n <= 8; n++) {
+    put (small, n * MIB - 2 * BLOCK, 2 * BLOCK, 2);
+    put (small, n * MIB, 2 * BLOCK, 2);
+  }
+  flush (small);
+  damage_set (0, 0, false);
+  write_back (small);
+  for (uint64_t n = 1; n <= 8; n++)
+    expect_on_disk (small, n * MIB - 2 * BLOCK, 4 * BLOCK, 2);
+}
+
 /* Block 5 has version 2 clean in an older segment, block 6 has it on the disk
  * only; version 3 of both is in a set that is damaged, and is promised; block 6
  * got version 4 in another head, in DRAM. */
@@ -986,6 +1005,7 @@ main (int argc, char *argv[])
     TEST (more_than_can_be_said_to_be_lost_stays_dirty),
     TEST (damaged_data_that_was_overwritten_is_nobodys_loss),
     TEST (what_a_damaged_set_held_is_written_back),
+    TEST (a_damaged_set_brings_back_no_zeros),
     TEST (nothing_stale_comes_to_light_behind_a_damaged_set),
     TEST (a_damaged_set_waits_for_its_segment),
     TEST (what_is_lost_stays_lost_when_its_set_is_damaged),
