@@ -29,7 +29,7 @@ pmem/*                  base/* pmem/*
 engine/format           base/*
 engine/backend          base/*
 engine/stats            base/*
-engine/twin             base/* pmem/pmem engine/format
+engine/twin             $lowest pmem/pmem
 engine/superblock       $lowest pmem/pmem engine/twin (engine/cache)
 engine/segment          $lowest pmem/pmem engine/twin engine/superblock
 engine/extent_tree      base/* engine/index
