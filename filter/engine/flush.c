@@ -81,10 +81,7 @@ publish (struct move *move, const struct extent *extent, struct range range,
 
   index_lock (index, range);
   if (index_is_locked (index, range, extent)) {
-    if (records->kind == RECORD_LOST)
-      r = lost_add (&move->engine->lost, range);
-    if (r == 0)
-      r = records_publish_locked (move->engine, res, range, records, count);
+    r = records_publish_locked (move->engine, res, range, records, count);
     if (r == 0)
       r = 1;
   }
@@ -92,20 +89,83 @@ publish (struct move *move, const struct extent *extent, struct range range,
   return r;
 }
 
+/* The first run in RANGE, as long as it goes on, that is mapped to the record
+ * of EXTENT.  RANGE is locked. */
+static bool
+find_run_locked (struct move *move, const struct extent *extent,
+                 struct range range, struct range *run)
+{
+  run->length = 0;
+  while (range.length > 0) {
+    const struct range part = {
+      range.start,
+      MIN (range.length, INDEX_CHUNK - range.start % INDEX_CHUNK),
+    };
+    struct index_cursor cursor;
+    struct piece piece;
+
+    index_walk_locked (&cursor, move->engine->index, part, false);
+    while (index_next_piece (&cursor, &piece))
+      if (!piece.is_hole
+          && extent_name (&piece.extent) == extent_name (extent)) {
+        if (run->length == 0)
+          run->start = piece.range.start;
+        run->length += piece.range.length;
+      }
+      else if (run->length > 0)
+        return true;
+    range.start += part.length;
+    range.length -= part.length;
+  }
+  return run->length > 0;
+}
+
+static bool
+find_run (struct move *move, const struct extent *extent, struct range range,
+          struct range *run)
+{
+  bool found;
+
+  index_lock (move->engine->index, range);
+  found = find_run_locked (move, extent, range, run);
+  index_unlock (move->engine->index, range);
+  return found;
+}
+
+/* A zero may be longer than a chunk, and must not need a record for each: there
+ * might never be so much room.  *moved: bytes. */
 static int
 move_without_data (struct move *move, const struct extent *extent,
-                   struct range range, enum record_kind kind)
+                   struct range range, enum record_kind kind, uint64_t *moved)
 {
-  struct record record = {
-    .range = range, .kind = kind, .clean = kind == RECORD_LOST,
-  };
-  struct reservation res;
-  int r = reserve (move, 0, 1, &res);
+  struct engine *engine = move->engine;
+  struct record record = { .kind = kind, .clean = kind == RECORD_LOST };
+  struct range *run = &record.range;
+  int r = 0;
 
-  if (r < 0)
-    return r;
-  r = publish (move, extent, range, &res, &record, 1);
-  log_release (move->engine->log, &res);
+  *moved = 0;
+  while (r == 0 && range.length > 0 && find_run (move, extent, range, run)) {
+    const uint64_t end = range_end (range);
+    struct reservation res;
+
+    r = reserve (move, 0, 1, &res);
+    if (r < 0)
+      return r;
+    index_lock (engine->index, range);
+    if (find_run_locked (move, extent, range, run)) {
+      if (kind == RECORD_LOST)
+        r = lost_add (&engine->lost, *run);
+      if (r == 0)
+        r = records_publish_locked (engine, &res, *run, &record, 1);
+      if (r == 0)
+        *moved += run->length;
+    }
+    index_unlock (engine->index, range);
+    log_release (engine->log, &res);
+    /* What is not mapped to the record any more never will be again. */
+    if (run->length > 0)
+      range = (struct range) { range_end (*run), end - range_end (*run) };
+  }
   return r;
 }
 
@@ -115,6 +175,7 @@ move_data (struct move *move, const struct piece *piece)
   struct engine *engine = move->engine;
   struct record records[LOG_MAX_RESERVE_RECORDS];
   struct reservation res;
+  uint64_t lost;
   uint32_t data_bytes;
   unsigned count;
   int r;
@@ -126,15 +187,16 @@ move_data (struct move *move, const struct piece *piece)
     r = control_set_lost (&engine->superblock, true);
     if (r < 0)
       return r;
-    r = move_without_data (move, &piece->extent, piece->range, RECORD_LOST);
-    if (r <= 0)
+    r = move_without_data (move, &piece->extent, piece->range, RECORD_LOST,
+                           &lost);
+    if (lost == 0)
       return r;
-    stats_add (engine->stats, STAT_lost_bytes, piece->range.length);
+    stats_add (engine->stats, STAT_lost_bytes, lost);
     report (REPORT_ERROR, "dirty data at %" PRIu64 "+%" PRIu64 " cannot be "
             "read (at %" PRIu64 " of the cache device), and its record not "
             "written; reads give EIO until it is overwritten",
             piece->range.start, piece->range.length, piece->extent.record_at);
-    return 0;
+    return r;
   }
   for (unsigned attempt = 0; attempt < MAX_ATTEMPTS; attempt++) {
     count = records_cut (engine, piece->range, false, records, &data_bytes);
@@ -154,27 +216,13 @@ move_data (struct move *move, const struct piece *piece)
   return r;
 }
 
-/* All of RANGE, in one chunk, that is mapped to RECORD. */
-static int
-move_part (struct move *move, const struct record *record,
-           const struct extent *extent, struct range range)
-{
-  struct piece piece;
-  int r = 0;
-
-  while (r >= 0 && find_piece (move, extent, range, &piece))
-    r = record->kind == RECORD_DATA ? move_data (move, &piece)
-      : move_without_data (move, extent, piece.range, record->kind);
-  return MIN (r, 0);
-}
-
-/* A zero may be longer than a chunk. */
 static int
 move_record (struct move *move, const struct record *record)
 {
   struct index *index = move->engine->index;
-  struct range rest = record->range;
   struct extent extent;
+  struct piece piece;
+  uint64_t moved;
   int r = 0;
 
   record_to_extent (record, &extent);
@@ -186,16 +234,12 @@ move_record (struct move *move, const struct record *record)
     index_unlock (index, record->range);
     return 0;
   }
-  while (r == 0 && rest.length > 0) {
-    const struct range part = {
-      rest.start, MIN (rest.length, INDEX_CHUNK - rest.start % INDEX_CHUNK),
-    };
-
-    r = move_part (move, record, &extent, part);
-    rest.start += part.length;
-    rest.length -= part.length;
-  }
-  return r;
+  if (record->kind != RECORD_DATA)
+    return move_without_data (move, &extent, record->range, record->kind,
+                              &moved);
+  while (r >= 0 && find_piece (move, &extent, record->range, &piece))
+    r = move_data (move, &piece);
+  return MIN (r, 0);
 }
 
 /* 1: one was moved; 0: there is none. */

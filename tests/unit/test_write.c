@@ -430,6 +430,42 @@ what_is_refused_and_unreadable_is_lost (void **state)
   assert_true (reports_have (REPORT_ERROR, "0+1000|EIO"));
 }
 
+/* What mkfs does to a large disk with a small cache, and then its set is
+ * refused: a record for each chunk would never find room. */
+static void
+long_zeros_that_are_refused_take_no_more_room (void **state)
+{
+  const uint64_t size = UINT64_C (64) << 30, piece = UINT64_C (2) << 30;
+  uint64_t sequence;
+
+  (void) state;
+  tear_down (NULL);
+  reports_collect ();
+  small = small_engine_new (4, true, 4096);
+  small->disk->backend.size = size;     /* nobody reads it */
+  small_engine_open (small);
+  for (uint64_t at = 0; at < size; at += piece)
+    assert_int_equal (engine_write_zeros (&small->engine, RECORD_TRIM,
+                                          (struct range) { at, piece },
+                                          false), 0);
+  put (small, 5 * MIB, 4096, 2);        /* the first one is now two */
+  put (small, piece, 4096, 2);
+  sequence = log_sequence (small->engine.log);
+  refuse_sets (0);
+  assert_int_equal (engine_flush (&small->engine), 0);
+  assert_int_equal (log_sequence (small->engine.log) - sequence,
+                    size / piece + 1 + 2);
+  for (int i = 0; i < 2; i++) {
+    for (uint64_t at = 0; at < size; at += piece)
+      expect (small, at + piece - 5000, 5000, 0);
+    expect (small, 5 * MIB - 5000, 5000, 0);
+    expect (small, 5 * MIB, 4096, 2);
+    expect (small, 5 * MIB + 4096, 5000, 0);
+    expect (small, piece, 4096, 2);
+    small_engine_kill (small);
+    small_engine_open (small);
+  }
+}
 
 static void
 a_zero_of_any_length_is_one_record (void **state)
@@ -499,6 +535,7 @@ main (int argc, char *argv[])
     TEST (a_full_set_that_is_refused_fails_no_write),
     TEST (a_device_that_refuses_everything_is_an_error),
     TEST (what_is_refused_and_unreadable_is_lost),
+    TEST (long_zeros_that_are_refused_take_no_more_room),
     TEST (a_zero_of_any_length_is_one_record),
     TEST (a_small_cache_takes_any_amount),
   };
