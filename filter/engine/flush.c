@@ -141,10 +141,11 @@ move_without_data (struct move *move, const struct extent *extent,
   struct engine *engine = move->engine;
   struct record record = { .kind = kind, .clean = kind == RECORD_LOST };
   struct range *run = &record.range;
-  int r = 0;
+  unsigned attempt = 0;
+  int r;
 
   *moved = 0;
-  while (r == 0 && range.length > 0 && find_run (move, extent, range, run)) {
+  while (range.length > 0 && find_run (move, extent, range, run)) {
     const uint64_t end = range_end (range);
     struct reservation res;
 
@@ -162,11 +163,17 @@ move_without_data (struct move *move, const struct extent *extent,
     }
     index_unlock (engine->index, range);
     log_release (engine->log, &res);
+    if (r < 0) {
+      if (r != -EIO || ++attempt == MAX_ATTEMPTS)
+        return r;
+      continue;                 /* elsewhere it may go well */
+    }
+    attempt = 0;
     /* What is not mapped to the record any more never will be again. */
     if (run->length > 0)
       range = (struct range) { range_end (*run), end - range_end (*run) };
   }
-  return r;
+  return 0;
 }
 
 static int
@@ -211,7 +218,8 @@ move_data (struct move *move, const struct piece *piece)
     }
     r = publish (move, &piece->extent, piece->range, &res, records, count);
     log_release (engine->log, &res);
-    return r;
+    if (r != -EIO)
+      return r;
   }
   return r;
 }

@@ -398,7 +398,9 @@ take_locked (struct head *head, uint32_t data_bytes, unsigned records,
   const uint64_t room = data_bytes + (uint64_t) records * RECORD_ROOM;
 
   assert_held (&head->lock);
-  if (open == NULL || open->retired
+  /* What goes to a set that its place refuses has to move again, and what
+   * moves cannot. */
+  if (open == NULL || open->retired || open->refused
       || room > open->set_end - open->data_end - open->reserved_bytes)
     return false;
   *res = (struct reservation) {

@@ -430,6 +430,68 @@ what_is_refused_and_unreadable_is_lost (void **state)
   assert_true (reports_have (REPORT_ERROR, "0+1000|EIO"));
 }
 
+/* Several heads at once: what one refused must not go to where another has
+ * refused as well. */
+static void
+places_of_several_heads_that_refuse_are_left (void **state)
+{
+  (void) state;
+  for (unsigned first = 0; first < 3; first++) {
+    tear_down (NULL);
+    reports_collect ();
+    small = small_engine_new (16, true, DISK);
+    small->heads = 3;
+    fill_version (small->disk->bytes, 0, DISK, 1);
+    small_engine_open (small);
+    for (unsigned i = 0; i < 30 + first; i++)
+      put (small, i * 65536, 4096, 2);
+    small->device->refused = (struct range) {
+      segment_start (small->device, 0) + MIB / 2, MIB / 2
+    };
+    small->device->refused_too = (struct range) {
+      segment_start (small->device, 1) + MIB / 2, MIB / 2
+    };
+    assert_int_equal (engine_flush (&small->engine), 0);
+    assert_int_equal (reports_count (REPORT_ERROR), 0);
+    small_engine_kill (small);
+    small_engine_open (small);
+    for (unsigned i = 0; i < 30 + first; i++)
+      expect (small, i * 65536, 4096, 2);
+  }
+}
+
+/* The place to which the records go may refuse a set that becomes full with
+ * them. */
+static void
+records_move_on_from_another_place_that_refuses (void **state)
+{
+  (void) state;
+  tear_down (NULL);
+  reports_collect ();
+  small = small_engine_new (16, true, DISK);
+  small_engine_open (small);
+  /* One set, but each record of the first half has become two pieces. */
+  for (unsigned i = 0; i < SET_MAX_RECORDS / 2 - 4; i++)
+    put (small, i * 4096, 4096, 2);
+  for (unsigned i = 0; i < SET_MAX_RECORDS / 2 - 4; i++)
+    put (small, i * 4096 + 1000, 100, 3);
+  small->device->refused = (struct range) {
+    segment_start (small->device, 0) + MIB / 2, MIB / 2
+  };
+  small->device->refused_too = (struct range) {
+    segment_start (small->device, 1) + MIB / 2, MIB / 2
+  };
+  assert_int_equal (engine_flush (&small->engine), 0);
+  assert_true (reports_have (REPORT_WARNING, "segment 1|refuses"));
+  small_engine_kill (small);
+  small_engine_open (small);
+  for (unsigned i = 0; i < SET_MAX_RECORDS / 2 - 4; i++) {
+    expect (small, i * 4096, 1000, 2);
+    expect (small, i * 4096 + 1000, 100, 3);
+    expect (small, i * 4096 + 1100, 2996, 2);
+  }
+}
+
 /* What mkfs does to a large disk with a small cache, and then its set is
  * refused: a record for each chunk would never find room. */
 static void
@@ -535,6 +597,8 @@ main (int argc, char *argv[])
     TEST (a_full_set_that_is_refused_fails_no_write),
     TEST (a_device_that_refuses_everything_is_an_error),
     TEST (what_is_refused_and_unreadable_is_lost),
+    TEST (places_of_several_heads_that_refuse_are_left),
+    TEST (records_move_on_from_another_place_that_refuses),
     TEST (long_zeros_that_are_refused_take_no_more_room),
     TEST (a_zero_of_any_length_is_one_record),
     TEST (a_small_cache_takes_any_amount),
