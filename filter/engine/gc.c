@@ -252,7 +252,6 @@ evict (struct engine *engine, struct segment *segment)
     ? stats_get (engine->stats, STAT_evicted_records) : 0;
   int r;
 
-  (void) before;
   if (ev == NULL)
     return -ENOMEM;
   ev->engine = engine;

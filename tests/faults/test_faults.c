@@ -959,28 +959,30 @@ fail_each (const struct history *history, enum fault fault, unsigned stride)
   fflush (stdout);
 }
 
-/* Of what there is most, another part with each seed. */
+/* Each N in the usual run.  Where a sanitizer makes it slow, a part, and another
+ * one with each seed; the smallest part of what there is most. */
 static unsigned
-usual_stride (enum fault fault)
+stride_of (enum fault fault)
 {
+  if (percent () >= 100)
+    return 1;
   switch (fault) {
   case FAULT_ALLOCATION:
   case FAULT_READ:
-    return 4;
+    return 400 / percent ();
   case FAULT_STORE:
   case FAULT_FENCE:
   case FAULT_SYNC:
-    return 2;
+    return 200 / percent ();
   default:
-    return 1;
+    return 100 / percent ();
   }
 }
 
 static void
 fail_each_alone (enum fault fault)
 {
-  const unsigned stride =
-    MAX (usual_stride (fault) * 100 / percent (), 1u);
+  const unsigned stride = stride_of (fault);
 
   fail_each (&fresh, fault, stride);
   fail_each (&recovered, fault, stride);
