@@ -639,6 +639,15 @@ read_all (void)
 
     range.length = expected_lost_run (&life.expected, range, &how);
     r = cache_read (life.cache, life.content + at, range);
+    if (r == -EIO && how == NOT_LOST && life.history->threads) {
+      /* Write-back was told so before all was well again, and may have reported
+       * it after the last look. */
+      note_lost ((struct range) { 0, 0 });
+      forget_lost ();
+      if (expected_lost_run (&life.expected, range, &how) < range.length
+          || how != NOT_LOST)
+        continue;
+    }
     if (r == -EIO && how != NOT_LOST)
       expected_lost (&life.expected, range, LOST);
     else if (r < 0 || how == LOST)
