@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 
-# What the integration tests share; each of them starts with
+# What the tests in integration/ and interop/ share; each of the former starts
+# with
 #
 #   . "$(dirname "$0")/functions.sh"
 #
@@ -21,6 +22,7 @@ export LC_ALL=C
 unset PMEM_IS_PMEM_FORCE
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+this_test=$(cd "$(dirname "$0")" && pwd)/${0##*/}
 top_srcdir=$(cd "${top_srcdir:-$here/../..}" && pwd)
 top_builddir=$(cd "${top_builddir:-$top_srcdir}" && pwd)
 : "${PYTHON3:=/usr/bin/python3}" "${SANITIZERS:=}" "${TEST_SCALE:=100}"
@@ -134,7 +136,7 @@ own_mounts ()
   then
     cd /
     rm -rf "$dir"
-    PCACHE_OWN_MOUNTS=1 exec unshare -m "$BASH" "$here/${0##*/}"
+    PCACHE_OWN_MOUNTS=1 exec unshare -m "$BASH" "$this_test"
   fi
 }
 
