@@ -139,12 +139,15 @@ pcache_list_exports (nbdkit_next_list_exports *next, nbdkit_backend *nxdata,
                      int readonly, int is_tls,
                      struct nbdkit_exports *exports)
 {
+  const char *name;
+
   if (config.any_export) {
     PASS_GATE ();
     return next (nxdata, readonly, exports);
   }
-  if (config.export)
-    return nbdkit_add_export (exports, config.export, NULL);
+  name = sessions_known_export ();
+  if (name)
+    return nbdkit_add_export (exports, name, NULL);
   return nbdkit_use_default_export (exports);
 }
 

@@ -33,6 +33,7 @@ static bool attached;                   /* lock */
 static bool attached_readonly;          /* lock; nobody asked to write */
 static uint64_t idle_since_ms;          /* lock; when the last client left */
 static char *default_export;            /* lock; NULL: not known yet */
+static char *cache_export;              /* lock; NULL: not known yet */
 
 static struct backing *backing;         /* constant */
 
@@ -54,6 +55,8 @@ sessions_free (void)
   backing = NULL;
   free (default_export);
   default_export = NULL;
+  free (cache_export);
+  cache_export = NULL;
 }
 
 struct plugin *
@@ -79,23 +82,36 @@ sessions_learn_default_export (const char *name)
 }
 
 /* nbdkit asks for the default export only when a client does; until then
- * we take it to be "", as for nearly all plugins it is.  With any-export the
- * name is the cache's identity only, and must not depend on who came first. */
+ * we take it to be "", as for nearly all plugins it is, unless the cache
+ * knows better.  With any-export the name is the cache's identity only, and
+ * must not depend on who came first. */
 static const char *
-export_locked (void)
+known_export_locked (void)
 {
   if (config.export)
     return config.export;
-  if (config.any_export || default_export == NULL)
+  if (config.any_export)
     return "";
-  return default_export;
+  if (cache_export == NULL) {
+    char name[CACHE_MAX_EXPORT_NAME + 1];
+
+    if (cache_get_export (the_cache (), name))
+      cache_export = strdup (name);
+  }
+  return cache_export ?: default_export;
+}
+
+static const char *
+export_locked (void)
+{
+  return known_export_locked () ?: "";
 }
 
 const char *
-sessions_export (void)
+sessions_known_export (void)
 {
   HOLD_LOCK (&lock);
-  return export_locked ();
+  return known_export_locked ();
 }
 
 static bool
@@ -103,9 +119,15 @@ check_export_locked (const char *export)
 {
   if (config.any_export || strcmp (export, export_locked ()) == 0)
     return true;
-  report (REPORT_ERROR, "export \"%s\" refused: this cache is for export "
-          "\"%s\"; pcache-export=NAME chooses another, pcache-any-export=true "
-          "says that all names are one disk", export, export_locked ());
+  if (cache_export)
+    report (REPORT_ERROR, "export \"%s\" refused: this cache belongs to "
+            "export \"%s\"; give another cache device", export,
+            cache_export);
+  else
+    report (REPORT_ERROR, "export \"%s\" refused: this cache is for export "
+            "\"%s\"; pcache-export=NAME chooses another, "
+            "pcache-any-export=true says that all names are one disk",
+            export, export_locked ());
   return false;
 }
 

@@ -38,8 +38,8 @@ extern void sessions_free (void);
 /* The plugin's own default export, when it has become known. */
 extern void sessions_learn_default_export (const char *name);
 
-/* The export this cache is for. */
-extern const char *sessions_export (void);
+/* The export this cache is for; NULL when it has not become known yet. */
+extern const char *sessions_known_export (void);
 
 /* From .open.  NULL after the reason was reported. */
 extern struct session *session_open (nbdkit_context *context, bool readonly,

@@ -679,6 +679,18 @@ cache_attach (struct cache *cache, struct backend *backend,
   return 0;
 }
 
+bool
+cache_get_export (struct cache *cache, char name[CACHE_MAX_EXPORT_NAME + 1])
+{
+  const struct superblock *sb = &cache->engine.superblock;
+
+  if (!sb->bound)
+    return false;
+  memcpy (name, sb->export_name, sb->export_length);
+  name[sb->export_length] = '\0';
+  return true;
+}
+
 void
 cache_detach (struct cache *cache)
 {

@@ -89,6 +89,11 @@ extern int cache_start (struct cache *cache);
 extern int cache_attach (struct cache *cache, struct backend *backend,
                          const char *export);
 
+/* The export that this cache belongs to.  False if it is new, and belongs to
+ * none yet.  Not at the same time as cache_attach. */
+extern bool cache_get_export (struct cache *cache,
+                              char name[CACHE_MAX_EXPORT_NAME + 1]);
+
 /* Stop using the backing store: waits for requests to it that are under
  * way, starts no new ones.  Dirty data stays in the cache.  No client
  * request may be under way or come until the next cache_attach. */

@@ -100,6 +100,35 @@ refuses named other
 stop named
 [ "$(head -c 1 disk.img)" = z ] || fail "not written back"
 
+say "It is learned from the first client that asks for the default"
+rm named.img
+named=(--filter=exportname file disk.img exportname=main default-export=main
+       pmem=named.img pmem-size=16M pcache-segment-size=1M)
+start learned "${named[@]}"
+refuses learned main
+nbdsh -u "$(uri learned)" -c 'h.pwrite (b"l", 0)'
+nbdsh -u "$(uri learned main)" -c 'assert h.pread (1, 0) == b"l"'
+stop learned
+
+say "and then the cache knows it"
+start known "${named[@]}"
+nbdinfo --list "$(uri known)" > list.out || true
+has_text list.out 'export="main"' || fail "main is not listed"
+nbdsh -u "$(uri known main)" -c 'assert h.pread (1, 0) == b"l"'
+refuses known other
+nbdsh -u "$(uri known)" -c 'assert h.pread (1, 0) == b"l"'
+stop known
+say_said known.log
+has_text known.log 'export "other" refused: this cache belongs to export "main"' ||
+  fail "it does not say whose cache it is"
+
+say "A plugin that has come to have another default"
+start changed --filter=exportname file disk.img exportname=new \
+      default-export=new pmem=named.img
+refuses changed ""
+refuses changed new
+stop changed
+
 say "Both kinds of context give the same disk"
 for context in shared connection; do
   truncate -s 0 disk.img
