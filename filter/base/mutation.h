@@ -52,6 +52,7 @@ enum mutation {
   FORMAT_A_FIRST,               /* superblock A before the rest */
   OPEN_WITHOUT_SYNC,            /* what a kill left is called durable */
   SPARE_NOT_WIPED,              /* when both copies of a twin are well again */
+  PORTION_UNFLUSHED,            /* of an epoch, and not written again */
   SPARE_OVER_NEWEST,            /* of a twin's last two places the newest first */
 };
 

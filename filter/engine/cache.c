@@ -149,8 +149,9 @@ writeback_is_due_locked (struct cache *cache, uint64_t *next_ms)
   return false;
 }
 
+/* PROGRESS: before the error, some of it was written back for good. */
 static void
-note_attempt_locked (struct cache *cache, int error)
+note_attempt_locked (struct cache *cache, int error, bool progress)
 {
   struct engine *engine = &cache->engine;
   const uint64_t now = now_ms ();
@@ -164,14 +165,15 @@ note_attempt_locked (struct cache *cache, int error)
   else {
     const uint64_t limit = cache->drains > 0 ? BACKOFF_DRAIN_MS
       : BACKOFF_MAX_MS;
-    const unsigned doublings = MIN (cache->failures, 16u);
+    const unsigned doublings = progress ? 0 : MIN (cache->failures, 16u);
 
     stats_add (engine->stats, STAT_writeback_errors, 1);
-    if (cache->failures++ == 0) {
+    if (progress || cache->failures == 0)
       cache->failing_since_ms = now;
+    if (cache->failures == 0)
       report (REPORT_ERROR, "write-back failed: %s; the data stays dirty in the "
               "cache, trying again", strerror (-error));
-    }
+    cache->failures = progress ? 1 : cache->failures + 1;
     cache->retry_at_ms = MUTATION (T15_SPIN) ? now
       : MUTATION (T15_GIVE_UP) ? UINT64_MAX
       : now + MIN (BACKOFF_MIN_MS << doublings, limit);
@@ -208,7 +210,7 @@ writeback_main (void *opaque)
     if (r == -ECANCELED)        /* cache_detach or cache_stop waits */
       pthread_cond_broadcast (&cache->progress);
     else
-      note_attempt_locked (cache, r);
+      note_attempt_locked (cache, r, worked);
     if (r < 0)
       segment_wake_all (&engine->segments);     /* waiting may be vain */
     cache->gc_calls++;

@@ -30,6 +30,13 @@ struct writeback {
   _Atomic bool no_room;         /* to say that it is lost; was reported */
   _Atomic bool cancelled;
 
+  /* See write_portions. */
+  uint64_t portion;             /* jobs between two flushes */
+  uint64_t begun;               /* epoch up to which the last step went, if it
+                                 * failed; 0: it did not */
+  uint64_t flushed_to;          /* what of it lies before this place on the disk
+                                 * is there for good */
+
   /* The crew: helpers wait for a round of jobs, everybody takes the next
    * one until there are no more. */
   pthread_mutex_t lock;
@@ -345,6 +352,7 @@ writeback_new (struct engine *engine, unsigned helpers,
   if (wb == NULL)
     return -ENOMEM;
   wb->engine = engine;
+  wb->portion = UINT64_MAX;
   pthread_mutex_init (&wb->lock, NULL);
   cond_init (&wb->begin);
   cond_init (&wb->end);
@@ -395,6 +403,7 @@ writeback_cancel (struct writeback *wb)
 void
 writeback_resume (struct writeback *wb)
 {
+  wb->begun = 0;                /* another store may be attached next */
   atomic_store (&wb->cancelled, false);
 }
 
@@ -605,6 +614,12 @@ joins (const struct extent *last, const struct extent *next, uint64_t bytes,
     && bytes + next->range.length <= limit;
 }
 
+static uint64_t
+job_end (const struct job *job)
+{
+  return range_end (job->extents[job->count - 1].range);
+}
+
 static int
 cut_jobs (struct writeback *wb, struct plan *plan)
 {
@@ -630,10 +645,59 @@ cut_jobs (struct writeback *wb, struct plan *plan)
   return 0;
 }
 
+/* A store that fails may have lost all that it had accepted and not yet flushed:
+ * an NBD server that was restarted has.  So that is written again.  Were it
+ * always the whole step, a store that fails one request in a hundred would never
+ * take an epoch of a thousand.  So after a failure the step is done in portions
+ * with a flush after each, smaller ones with each failure and larger ones with each
+ * success, and the next attempt goes on where the last flush was.  To flush within
+ * an epoch is always allowed: the store then has some of it.
+ *
+ * *progress: a portion has come to be there for good. */
+static int
+write_portions (struct writeback *wb, const struct plan *plan, bool *progress)
+{
+  uint64_t i = 0;
+
+  *progress = false;
+  /* What is salvaged need not be the same each time. */
+  if (plan->names)
+    wb->flushed_to = 0;
+  while (i < plan->job_count
+         && job_end (&plan->jobs[i]) <= wb->flushed_to)
+    i++;
+  do {
+    const uint64_t count = MIN (plan->job_count - i, wb->portion);
+    const bool last = i + count == plan->job_count;
+    int r = run_jobs (wb, plan->jobs + i, count);
+
+    /* Crash before: the epoch is still dirty here and partly in the backing
+     * store, which is legal there, and is written again. */
+    if (r == 0 && (last || !MUTATION (PORTION_UNFLUSHED))) {
+      r = backend_flush (wb->engine->backend);
+      if (MUTATION (T7_FLUSH_IGNORED))
+        r = 0;
+    }
+    if (r < 0) {                /* T7 */
+      if (r != -ECANCELED)
+        wb->portion = MAX (count / 4, UINT64_C (1));
+      return r;
+    }
+    i += count;
+    wb->portion = wb->portion > UINT64_MAX / 2 ? UINT64_MAX : wb->portion * 2;
+    if (!last && !plan->names) {
+      wb->flushed_to = job_end (&plan->jobs[i - 1]);
+      *progress = true;
+    }
+  } while (i < plan->job_count);
+  return 0;
+}
+
 /* How far this step goes: 0 if there is nothing. */
 static int
-choose_epoch (struct engine *engine, uint64_t limit, uint64_t *through)
+choose_epoch (struct writeback *wb, uint64_t limit, uint64_t *through)
 {
+  struct engine *engine = wb->engine;
   uint64_t first, since;
   int r;
 
@@ -654,7 +718,8 @@ choose_epoch (struct engine *engine, uint64_t limit, uint64_t *through)
     return 0;
   *through = first;
   if (engine->options.writeback_order == WRITEBACK_BATCH)
-    *through = MAX (first, MIN (limit, log_closed_through (engine->log)));
+    *through = first <= wb->begun && wb->begun <= limit ? wb->begun
+      : MAX (first, MIN (limit, log_closed_through (engine->log)));
   return 0;
 }
 
@@ -694,31 +759,32 @@ writeback_step (struct writeback *wb, uint64_t limit, bool *worked)
 
   *worked = false;
   assert (engine->backend && engine->backend->can_write);
-  r = choose_epoch (engine, limit, &through);
+  r = choose_epoch (wb, limit, &through);
   if (r < 0 || through == 0)
     return r;
-  *worked = true;
-  atomic_store (&wb->flush_log, false);
+  if (wb->begun != through) {
+    wb->begun = through;
+    wb->flushed_to = 0;
+    atomic_store (&wb->flush_log, false);
+  }
   if ((r = epoch_queue_list (&engine->queue, through, &entries, &count)) < 0
       || (r = collect_records (wb, entries, count, &plan)) < 0)
     return r;
   if (plan.names) {
-    r = seal_damaged (wb, entries, count, worked);
-    if (r < 0 || !*worked)
+    bool sealed;
+
+    r = seal_damaged (wb, entries, count, &sealed);
+    if (r < 0 || !sealed)
       return r;
   }
   if ((r = keep_newest (&plan)) < 0
-      || (r = cut_jobs (wb, &plan)) < 0
-      || (r = run_jobs (wb, plan.jobs, plan.job_count)) < 0)
+      || (r = cut_jobs (wb, &plan)) < 0)
     return r;
-
-  /* Crash before: the epoch is still dirty here and partly in the backing store,
-   * which is legal there, and is written again. */
   if (MUTATION (T7_CLEAN_BEFORE_FLUSH))
     control_advance (&engine->superblock, 0, through);
-  r = backend_flush (engine->backend);
-  if (r < 0 && !MUTATION (T7_FLUSH_IGNORED))
-    return r;                   /* T7 */
+  r = write_portions (wb, &plan, worked);
+  if (r < 0)
+    return r;
   /* The records that say "lost" must be durable before what they replace
    * counts as clean, and so must be what overwrote a record that nobody can
    * read any more. */
@@ -732,6 +798,8 @@ writeback_step (struct writeback *wb, uint64_t limit, bool *worked)
   if (r < 0)
     return r;
   epoch_queue_drop (&engine->queue, through);
+  wb->begun = 0;
+  *worked = true;
 
   for (uint64_t i = 0; i < plan.extent_count; i++)
     bytes += plan.extents[i].range.length;

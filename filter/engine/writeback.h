@@ -25,9 +25,10 @@ extern int writeback_new (struct engine *engine, unsigned helpers,
                           struct writeback **writeback);
 extern void writeback_free (struct writeback *writeback);
 
-/* One step, of epochs up to THROUGH at most; *worked: there was something to do.
- * What the step needs closed it closes (engine_flush).  0, or -errno with
- * nothing marked: everything of it is still dirty and will be written again.
+/* One step, of epochs up to THROUGH at most.  What the step needs closed it closes
+ * (engine_flush).  0; *worked: there was something to do.  Or -errno with
+ * nothing marked: everything of it is still dirty.  *worked: but a part of it has
+ * reached the backing store for good, and the next step goes on from there.
  * A backing store must be attached for the duration. */
 extern int writeback_step (struct writeback *writeback, uint64_t through,
                            bool *worked);

@@ -80,6 +80,21 @@ open ("expected10.img", "wb").write (d)
 until_true 50 cmp -s disk.img expected10.img
 stop tenth
 
+say "every tenth of the 300 requests of one epoch fails: it gets there nevertheless"
+start epoch --filter=error file disk.img error=EIO error-rate=10% \
+      pmem=tenth.img pcache-writeback-delay=10m
+nbdsh -u "$(uri epoch)" -c '
+for at in range (0, 300 * 16384, 16384): h.pwrite (b"y", at)
+'
+stop epoch 60
+"$PYTHON3" -c '
+d = bytearray (open ("expected10.img", "rb").read ())
+for at in range (0, 300 * 16384, 16384): d[at:at + 1] = b"y"
+open ("expected10.img", "wb").write (d)
+'
+same disk.img expected10.img
+[ "$(figure epoch writeback_epochs)" -le 3 ] || fail "it was not one epoch"
+
 say "reads fail: an error for what is not in the cache, and only for that"
 touch fail
 start reads --filter=error file disk.img error-pread=EIO \

@@ -285,6 +285,144 @@ nothing_is_clean_until_the_disk_has_flushed_it (void **state)
   }
 }
 
+/* A store that fails some requests, and then has lost all it was given since its
+ * last flush, as a server that was restarted. */
+struct flaky {
+  unsigned every;               /* which request fails; 0: none */
+  unsigned count;
+  uint64_t random;
+};
+
+static void
+fail_now_and_then (struct memory_backend *mb, enum backend_event event,
+                   struct range range, const void *unused, void *opaque)
+{
+  struct flaky *flaky = opaque;
+
+  note_request (mb, event, range, unused, NULL);
+  mb->write_error = 0;
+  if (event == BACKEND_WRITE && flaky->every > 0
+      && ++flaky->count % flaky->every == 0) {
+    memory_backend_crash (mb, &flaky->random);
+    mb->write_error = -EIO;
+  }
+}
+
+static void
+make_flaky (struct flaky *flaky, unsigned every)
+{
+  *flaky = (struct flaky) { .every = every, .random = seed };
+  watch ();
+  memory_backend_track (small->disk);
+  small->disk->before = fail_now_and_then;
+  small->disk->opaque = flaky;
+}
+
+static void
+after_a_failure_the_store_is_flushed_in_between (void **state)
+{
+  struct flaky flaky;
+  bool worked;
+
+  (void) state;
+  for (uint64_t n = 0; n < 8; n++)
+    put_block (2 * n, 2);
+  flush (small);
+  make_flaky (&flaky, 4);
+  assert_int_equal (step (&worked), -EIO);
+  assert_false (worked);
+  assert_string_equal (requests, "W0+4096 W8192+4096 W16384+4096 "
+                       "W24576+4096 ");
+  watch ();
+  small->disk->before = fail_now_and_then;
+  flaky.every = 7;              /* the third from here */
+  assert_int_equal (step (&worked), -EIO);
+  assert_true (worked);
+  assert_string_equal (requests, "W0+4096 W8192+4096 F W16384+4096 ");
+  /* It goes on from there, with the smallest portion and then larger ones. */
+  watch ();
+  small->disk->before = fail_now_and_then;
+  flaky.every = 0;
+  assert_int_equal (step (&worked), 0);
+  assert_true (worked);
+  assert_string_equal (requests, "W16384+4096 F W24576+4096 W32768+4096 F "
+                       "W40960+4096 W49152+4096 W57344+4096 F ");
+  for (uint64_t n = 0; n < 8; n++)
+    expect_on_disk (small, 2 * n * BLOCK, BLOCK, 2);
+}
+
+static void
+a_store_that_fails_often_takes_everything_in_the_end (void **state)
+{
+  (void) state;
+  for (int batch = 0; batch < 2; batch++) {
+    struct flaky flaky;
+    unsigned failed = 0;
+    bool worked = true;
+
+    small->engine.options.writeback_order = batch ? WRITEBACK_BATCH
+      : WRITEBACK_STRICT;
+    for (uint64_t n = 0; n < 600; n++) {
+      put_block (2 * n, 2);
+      if (n == 100 || n == 200)
+        flush (small);
+    }
+    flush (small);
+    make_flaky (&flaky, 10);
+    while (worked && failed < 1000) {
+      const int r = step (&worked);
+
+      if (r < 0) {
+        assert_int_equal (r, -EIO);
+        failed++;
+        worked = true;
+      }
+    }
+    assert_false (worked);
+    assert_in_range (flaky.count, 600, 3000);
+    assert_int_equal (epoch_queue_dirty_bytes (&small->engine.queue), 0);
+    memory_backend_crash (small->disk, &flaky.random);
+    for (uint64_t n = 0; n < 600; n++)
+      expect_on_disk (small, 2 * n * BLOCK, BLOCK, 2);
+    tear_down (NULL);
+    set_up (NULL);
+  }
+}
+
+/* The part of the epoch that holds the damage is not done again. */
+static void
+what_is_lost_in_a_portion_is_durable_before_it_counts_as_clean (void **state)
+{
+  struct flaky flaky;
+  uint64_t random = seed;
+  bool worked;
+
+  (void) state;
+  for (uint64_t n = 0; n < 8; n++)
+    put_block (2 * n, 2);
+  flush (small);
+  rot (small, 0);
+  memory_device_track (small->device, seed);
+  make_flaky (&flaky, 4);
+  assert_int_equal (step (&worked), -EIO);
+  flaky.every = 7;
+  assert_int_equal (step (&worked), -EIO);
+  assert_true (worked);
+  flaky.every = 0;
+  assert_int_equal (step (&worked), 0);
+  assert_int_equal (epoch_queue_dirty_bytes (&small->engine.queue), 0);
+  for (int i = 0; i < 20; i++) {
+    struct small_engine *other =
+      small_engine_beside (small, memory_device_crash (small->device,
+                                                       &random));
+
+    small_engine_open (other);
+    assert_int_equal (get (other, 0, BLOCK, buf), -EIO);
+    expect (other, 2 * BLOCK, BLOCK, 2);
+    small_engine_free (other);
+  }
+}
+
 static void
 a_disk_that_cannot_zero_gets_zeros (void **state)
 {
@@ -996,6 +1134,9 @@ main (int argc, char *argv[])
     TEST (nothing_reaches_the_disk_before_it_is_durable_here),
     TEST (an_epoch_that_cannot_be_made_durable_is_not_written_back),
     TEST (nothing_is_clean_until_the_disk_has_flushed_it),
+    TEST (after_a_failure_the_store_is_flushed_in_between),
+    TEST (a_store_that_fails_often_takes_everything_in_the_end),
+    TEST (what_is_lost_in_a_portion_is_durable_before_it_counts_as_clean),
     TEST (a_disk_that_cannot_zero_gets_zeros),
     TEST (requests_are_as_large_as_the_disk_takes),
     TEST (damaged_dirty_data_is_never_written_back),
