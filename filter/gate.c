@@ -10,36 +10,50 @@
 #include "base/thread.h"
 #include "gate.h"
 
-static bool gate_closed;
+static bool all_closed, early_closed;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t next_please = PTHREAD_COND_INITIALIZER;
 static uint64_t next_ticket;            /* lock */
 static uint64_t now_serving;            /* lock */
 
 void
-gate_set_closed (bool closed)
+gate_set_closed (bool all, bool early)
 {
-  gate_closed = closed;
+  all_closed = all;
+  early_closed = early;
 }
 
-void
-gate_enter (void)
+static bool
+enter (bool closed)
 {
   uint64_t ticket;
 
-  if (!gate_closed)
-    return;
+  if (!closed)
+    return false;
 
   HOLD_LOCK (&lock);
   ticket = next_ticket++;
   while (now_serving != ticket)
     pthread_cond_wait (&next_please, &lock);
+  return true;
+}
+
+bool
+gate_enter (void)
+{
+  return enter (all_closed);
+}
+
+bool
+gate_enter_early (void)
+{
+  return enter (early_closed);
 }
 
 void
-gate_leave (void)
+gate_leave (bool entered)
 {
-  if (!gate_closed)
+  if (!entered)
     return;
 
   HOLD_LOCK (&lock);

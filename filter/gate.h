@@ -8,6 +8,11 @@
  * background, passes this gate.  It is first come, first served: write-back
  * calling in a loop does not shut out a client's read.
  *
+ * What is asked before a client has opened anything passes only with a model that
+ * serialises across connections, too.  With serialize_requests nbdkit asks it at
+ * any time, and a call that takes a minute (the retry filter waits inside) shall
+ * not keep new clients out.
+ *
  * Innermost of all locks: nothing is locked while inside. */
 
 #ifndef PCACHE_GATE_H
@@ -15,23 +20,29 @@
 
 #include <stdbool.h>
 
-/* Closed: calls pass one by one.  Open: they all pass at once.  Before any
- * other thread runs. */
-extern void gate_set_closed (bool closed);
+/* What passes one by one: all calls, and those before a client has opened anything;
+ * the others pass at once.  Before any other thread runs. */
+extern void gate_set_closed (bool all, bool early);
 
-extern void gate_enter (void);
-extern void gate_leave (void);
+/* Both return what gate_leave is to be given. */
+extern bool gate_enter (void);
+extern bool gate_enter_early (void);
+extern void gate_leave (bool entered);
 
 static inline void
-cleanup_gate_leave (int *unused)
+cleanup_gate_leave (bool *entered)
 {
-  (void) unused;
-  gate_leave ();
+  gate_leave (*entered);
 }
 
 /* Pass the gate until the end of the block. */
 #define PASS_GATE()                                                     \
   __attribute__ ((cleanup (cleanup_gate_leave), unused))                \
-  int _in_gate = (gate_enter (), 0)
+  bool _in_gate = gate_enter ()
+
+/* The same for what is asked before a client has opened anything. */
+#define PASS_GATE_EARLY()                                               \
+  __attribute__ ((cleanup (cleanup_gate_leave), unused))                \
+  bool _in_gate = gate_enter_early ()
 
 #endif /* PCACHE_GATE_H */

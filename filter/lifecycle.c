@@ -213,7 +213,8 @@ lifecycle_get_ready (int thread_model)
   struct pmem *pmem;
   int r;
 
-  gate_set_closed (!parallel);
+  gate_set_closed (!parallel,
+                   thread_model < NBDKIT_THREAD_MODEL_SERIALIZE_REQUESTS);
   /* Several would only queue at the gate. */
   if (!parallel)
     config.cache.writeback_threads = 1;

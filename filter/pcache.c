@@ -129,7 +129,7 @@ static int
 pcache_preconnect (nbdkit_next_preconnect *next, nbdkit_backend *nxdata,
                    int readonly)
 {
-  PASS_GATE ();
+  PASS_GATE_EARLY ();
   return next (nxdata, readonly);
 }
 
@@ -142,7 +142,7 @@ pcache_list_exports (nbdkit_next_list_exports *next, nbdkit_backend *nxdata,
   const char *name;
 
   if (config.any_export) {
-    PASS_GATE ();
+    PASS_GATE_EARLY ();
     return next (nxdata, readonly, exports);
   }
   name = sessions_known_export ();
@@ -160,7 +160,7 @@ pcache_default_export (nbdkit_next_default_export *next,
   if (config.export)
     return config.export;
   {
-    PASS_GATE ();
+    PASS_GATE_EARLY ();
     name = next (nxdata, readonly);
   }
   if (name)
