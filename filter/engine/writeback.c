@@ -34,8 +34,7 @@ struct writeback {
   uint64_t portion;             /* jobs between two flushes */
   uint64_t begun;               /* epoch up to which the last step went, if it
                                  * failed; 0: it did not */
-  uint64_t flushed_to;          /* what of it lies before this place on the disk
-                                 * is there for good */
+  uint64_t flushed;             /* so many of its jobs are there for good */
 
   /* The crew: helpers wait for a round of jobs, everybody takes the next
    * one until there are no more. */
@@ -418,8 +417,8 @@ struct plan {
   size_t salvaged_count;
   struct extent *extents;       /* the newest per range, ascending */
   uint64_t extent_count, extent_room;
-  struct job *jobs;
-  uint64_t job_count;
+  struct job *jobs;             /* those with data, then the others */
+  uint64_t job_count, data_job_count;
 };
 
 static void
@@ -614,25 +613,18 @@ joins (const struct extent *last, const struct extent *next, uint64_t bytes,
     && bytes + next->range.length <= limit;
 }
 
-static uint64_t
-job_end (const struct job *job)
-{
-  return range_end (job->extents[job->count - 1].range);
-}
-
-static int
-cut_jobs (struct writeback *wb, struct plan *plan)
+static void
+cut_data_jobs (struct writeback *wb, struct plan *plan)
 {
   const uint64_t limit = MIN (MAX_JOB_BYTES,
                               (uint64_t) wb->engine->backend->max_request);
   uint64_t bytes = 0;
 
-  plan->jobs = malloc ((plan->extent_count + 1) * sizeof *plan->jobs);
-  if (plan->jobs == NULL)
-    return -ENOMEM;
   for (uint64_t i = 0; i < plan->extent_count; i++) {
     struct extent *extent = &plan->extents[i];
 
+    if (extent->kind != EXTENT_DATA)
+      continue;
     if (i > 0 && joins (extent - 1, extent, bytes, limit)) {
       plan->jobs[plan->job_count - 1].count++;
       bytes += extent->range.length;
@@ -642,7 +634,37 @@ cut_jobs (struct writeback *wb, struct plan *plan)
       bytes = extent->range.length;
     }
   }
+  plan->data_job_count = plan->job_count;
+}
+
+static int
+cut_jobs (struct writeback *wb, struct plan *plan)
+{
+  plan->jobs = malloc ((plan->extent_count + 1) * sizeof *plan->jobs);
+  if (plan->jobs == NULL)
+    return -ENOMEM;
+  cut_data_jobs (wb, plan);
+  for (uint64_t i = 0; i < plan->extent_count; i++)
+    if (plan->extents[i].kind != EXTENT_DATA)
+      plan->jobs[plan->job_count++] = (struct job) { &plan->extents[i], 1 };
   return 0;
+}
+
+/* COUNT jobs from the FIRST on.  Data is not written while a zero or trim is under
+ * way: when they meet within one of its blocks, not every backing store does both
+ * (qemu's qcow2 loses the data, and damages its tables).  Any order is legal
+ * within a step. */
+static int
+run_portion (struct writeback *wb, const struct plan *plan, uint64_t first,
+             uint64_t count)
+{
+  const uint64_t with_data = plan->data_job_count > first
+    ? MIN (plan->data_job_count - first, count) : 0;
+  int r = run_jobs (wb, plan->jobs + first, with_data);
+
+  if (r == 0 && count > with_data)
+    r = run_jobs (wb, plan->jobs + first + with_data, count - with_data);
+  return r;
 }
 
 /* A store that fails may have lost all that it had accepted and not yet flushed:
@@ -657,19 +679,18 @@ cut_jobs (struct writeback *wb, struct plan *plan)
 static int
 write_portions (struct writeback *wb, const struct plan *plan, bool *progress)
 {
-  uint64_t i = 0;
+  uint64_t i;
 
   *progress = false;
   /* What is salvaged need not be the same each time. */
   if (plan->names)
-    wb->flushed_to = 0;
-  while (i < plan->job_count
-         && job_end (&plan->jobs[i]) <= wb->flushed_to)
-    i++;
+    wb->flushed = 0;
+  i = wb->flushed;
+  assert (i <= plan->job_count);
   do {
     const uint64_t count = MIN (plan->job_count - i, wb->portion);
     const bool last = i + count == plan->job_count;
-    int r = run_jobs (wb, plan->jobs + i, count);
+    int r = run_portion (wb, plan, i, count);
 
     /* Crash before: the epoch is still dirty here and partly in the backing
      * store, which is legal there, and is written again. */
@@ -686,7 +707,7 @@ write_portions (struct writeback *wb, const struct plan *plan, bool *progress)
     i += count;
     wb->portion = wb->portion > UINT64_MAX / 2 ? UINT64_MAX : wb->portion * 2;
     if (!last && !plan->names) {
-      wb->flushed_to = job_end (&plan->jobs[i - 1]);
+      wb->flushed = i;
       *progress = true;
     }
   } while (i < plan->job_count);
@@ -764,7 +785,7 @@ writeback_step (struct writeback *wb, uint64_t limit, bool *worked)
     return r;
   if (wb->begun != through) {
     wb->begun = through;
-    wb->flushed_to = 0;
+    wb->flushed = 0;
     atomic_store (&wb->flush_log, false);
   }
   if ((r = epoch_queue_list (&engine->queue, through, &entries, &count)) < 0

@@ -1042,6 +1042,70 @@ helpers_share_the_work (void **state)
   expect_on_disk (small, 0, BLOCK, 20);
 }
 
+static _Atomic int writing, zeroing;    /* requests under way */
+static _Atomic bool met;
+
+static void
+note_begin (struct memory_backend *mb, enum backend_event event,
+            struct range range, const void *unused, void *opaque)
+{
+  (void) mb;
+  (void) range;
+  (void) unused;
+  (void) opaque;
+  if (event == BACKEND_WRITE) {
+    writing++;
+    if (zeroing > 0)
+      met = true;
+  }
+  else if (event == BACKEND_ZERO || event == BACKEND_TRIM) {
+    zeroing++;
+    if (writing > 0)
+      met = true;
+  }
+}
+
+static void
+note_end (struct memory_backend *mb, enum backend_event event,
+          struct range range, const void *unused, void *opaque)
+{
+  (void) mb;
+  (void) range;
+  (void) unused;
+  (void) opaque;
+  if (event == BACKEND_WRITE)
+    writing--;
+  else if (event == BACKEND_ZERO || event == BACKEND_TRIM)
+    zeroing--;
+}
+
+/* Not even of different blocks: the backing store's may be larger. */
+static void
+data_and_zeros_are_not_written_at_the_same_time (void **state)
+{
+  (void) state;
+  writeback_free (small->writeback);
+  assert_int_equal (writeback_new (&small->engine, 3, &small->writeback), 0);
+  for (uint64_t i = 0; i < 40; i++) {
+    put_block (i * 3, 2);
+    zero ((i * 3 + 1) * BLOCK, BLOCK, i % 2 ? RECORD_ZERO : RECORD_TRIM);
+  }
+  flush (small);
+  writing = zeroing = 0;
+  met = false;
+  small->disk->before = note_begin;
+  small->disk->after = note_end;
+  small->disk->delay_us = 200;
+  write_back (small);
+  small->disk->before = small->disk->after = NULL;
+  assert_false (met);
+  for (uint64_t i = 0; i < 40; i++) {
+    expect_on_disk (small, i * 3 * BLOCK, BLOCK, 2);
+    expect_on_disk (small, (i * 3 + 1) * BLOCK, BLOCK, 0);
+    expect_on_disk (small, (i * 3 + 2) * BLOCK, BLOCK, 1);
+  }
+}
+
 #define WRITERS 4
 #define BLOCKS_EACH 8
 #define WRITES_EACH 100
@@ -1151,6 +1215,7 @@ main (int argc, char *argv[])
     TEST (a_damaged_set_waits_for_its_segment),
     TEST (what_is_lost_stays_lost_when_its_set_is_damaged),
     TEST (helpers_share_the_work),
+    TEST (data_and_zeros_are_not_written_at_the_same_time),
     TEST (what_moves_is_covered_by_every_flush),
   };
 
