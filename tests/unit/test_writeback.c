@@ -364,7 +364,12 @@ a_store_that_fails_often_takes_everything_in_the_end (void **state)
     small->engine.options.writeback_order = batch ? WRITEBACK_BATCH
       : WRITEBACK_STRICT;
     for (uint64_t n = 0; n < 600; n++) {
+      const struct range gap = { (2 * n + 1) * BLOCK, BLOCK };
+
       put_block (2 * n, 2);
+      if (n % 3 == 0)
+        assert_int_equal (engine_write_zeros (&small->engine, RECORD_ZERO, gap,
+                                              false), 0);
       if (n == 100 || n == 200)
         flush (small);
     }
@@ -383,8 +388,10 @@ a_store_that_fails_often_takes_everything_in_the_end (void **state)
     assert_in_range (flaky.count, 600, 3000);
     assert_int_equal (epoch_queue_dirty_bytes (&small->engine.queue), 0);
     memory_backend_crash (small->disk, &flaky.random);
-    for (uint64_t n = 0; n < 600; n++)
+    for (uint64_t n = 0; n < 600; n++) {
       expect_on_disk (small, 2 * n * BLOCK, BLOCK, 2);
+      expect_on_disk (small, (2 * n + 1) * BLOCK, BLOCK, n % 3 == 0 ? 0 : 1);
+    }
     tear_down (NULL);
     set_up (NULL);
   }
