@@ -8,6 +8,7 @@
 
 #include <inttypes.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -17,6 +18,7 @@
 #include "base/arith.h"
 #include "base/report.h"
 #include "config.h"
+#include "engine/format.h"
 #include "parse.h"
 
 #define HOURS_24_MS 86400000
@@ -299,6 +301,16 @@ const char config_help[] =
   "                             Open the plugin once for all, or use the\n"
   "                             clients' connections (default auto).\n"
   "pcache-statsfile=<PATH>      Write counters to this file at exit.\n";
+
+/* nbdkit itself has added pcache_path and pcache_name. */
+void
+config_dump (void)
+{
+  printf ("pcache_version=%s\n", PACKAGE_VERSION);
+  printf ("pcache_format_version=%d\n", FORMAT_VERSION);
+  printf ("pcache_segment_size=%" PRIu64 "\n", CACHE_DEFAULT_SEGMENT_SIZE);
+  printf ("pcache_gc_percent=%d\n", CACHE_DEFAULT_GC_PERCENT);
+}
 
 static bool
 has_prefix (const char *text, const char *prefix)

@@ -51,4 +51,7 @@ extern void config_free (void);
 
 extern const char config_help[];
 
+/* For --dump-plugin. */
+extern void config_dump (void);
+
 #endif /* PCACHE_CONFIG_H */

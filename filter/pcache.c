@@ -30,6 +30,7 @@
 #include "engine/cache.h"
 #include "gate.h"
 #include "lifecycle.h"
+#include "nbdkit_version.h"
 #include "session.h"
 
 /* A client may ask for less than a block, and for any length. */
@@ -377,6 +378,7 @@ static struct nbdkit_filter filter = {
   .config = pcache_config,
   .config_complete = pcache_config_complete,
   .config_help = config_help,
+  NBDKIT_DUMP_PLUGIN (config_dump)
   .get_ready = pcache_get_ready,
   .after_fork = pcache_after_fork,
   .cleanup = pcache_cleanup,

@@ -18,6 +18,7 @@
 #include "config.h"
 #include "engine/cache.h"
 #include "lifecycle.h"
+#include "nbdkit_version.h"
 #include "session.h"
 
 /* How long the shared context outlives the last client, for the next
@@ -139,12 +140,9 @@ use_shared_locked (void)
   case CONTEXT_CONNECTION: return false;
   case CONTEXT_AUTO: break;
   }
-#if NBDKIT_VERSION_MAJOR > 1 || NBDKIT_VERSION_MINOR >= 44
-  return true;
-#else
-  return !config.plugin_has_exports
-    && (config.any_export || export_locked ()[0] == '\0');
-#endif
+  return NBDKIT_CONTEXT_HAS_EXPORT_NAME ||
+    (!config.plugin_has_exports &&
+     (config.any_export || export_locked ()[0] == '\0'));
 }
 
 /* The engine's backing store. ------------------------------------------- */
