@@ -8,10 +8,9 @@
 # run-tests: not-asan
 
 . "$(dirname "$0")/functions.sh"
-need make nbdkit
+need make
 
-plain_nbdkit=$(PATH=${PATH//$top_builddir\/tests\/bin:/} command -v nbdkit)
-filterdir=$("$plain_nbdkit" --dump-config | sed -n 's/^filterdir=//p')
+filterdir=$("$NBDKIT" --dump-config | sed -n 's/^filterdir=//p')
 [ -n "$filterdir" ] || fail "nbdkit does not say its filterdir"
 within 100 make -s -C "$top_builddir" install DESTDIR="$dir/root" \
        > make.log 2>&1 < /dev/null || fail "make install"
@@ -28,9 +27,16 @@ if [ -z "$SANITIZERS" ]; then
   ln -s "$filterdir"/*.so filters/
   ln -sf "$dir/$module" filters/
   truncate -s 1M disk.img
-  name=$("$plain_nbdkit" --filter="$dir/filters/nbdkit-pcache-filter.so" \
-           file disk.img --dump-plugin | sed -n 's/^name=//p')
-  [ "$name" = file ] || fail "it cannot be loaded"
+  "$NBDKIT" --filter="$dir/filters/nbdkit-pcache-filter.so" \
+            file disk.img --dump-plugin > dump || true
+  grep -qx 'name=file' dump || fail "it cannot be loaded"
+  # From nbdkit 1.36 on, filters are in there as well.
+  if grep -q '^pcache_path=' dump; then
+    grep '^pcache_' dump
+    for line in version format_version segment_size gc_percent; do
+      grep -qE "^pcache_$line=[0-9.]+\$" dump || fail "pcache_$line is missing"
+    done
+  fi
 fi
 if command -v man >/dev/null && find root -name 'nbdkit-pcache-filter.1*' |
      grep -q .; then

@@ -223,20 +223,21 @@ no_field_of_a_set_is_believed (void **state)
           set_seal (device, header);
         if (read_first () == SET_OK) {
           passed++;
-          assert_in_range (set.count, 1, SET_MAX_RECORDS);
+          assert_true (set.count >= 1 && set.count <= SET_MAX_RECORDS);
           assert_true (set.start < set.end && set.end == MIB);
           assert_true (set.epoch > 0 && set.durable_through < set.epoch);
           assert_int_equal (set.durable_sets, 0);
           for (uint32_t j = 0; j < set.count; j++) {
             const struct record *r = &set.record[j];
 
-            assert_in_range (r->kind, RECORD_DATA, RECORD_LOST);
+            assert_true (r->kind >= RECORD_DATA && r->kind <= RECORD_LOST);
             assert_true (range_is_valid (r->range, disk.length));
             assert_true (j == 0 || r->sequence > set.record[j - 1].sequence);
             if (r->kind == RECORD_DATA) {
-              assert_in_range (r->range.length, 1, RECORD_MAX_DATA);
+              assert_true (r->range.length >= 1 &&
+                           r->range.length <= RECORD_MAX_DATA);
               assert_int_equal (r->at % 64, 0);
-              assert_in_range (r->at, base, base + set.start - 64);
+              assert_true (r->at >= base && r->at <= base + set.start - 64);
               assert_true (r->at + r->range.length <= base + set.start);
               assert_int_equal (r->range.start / MIB,
                                 (range_end (r->range) - 1) / MIB);

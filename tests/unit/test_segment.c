@@ -493,7 +493,7 @@ no_field_of_a_header_is_believed (void **state)
         s = &table.segments[id];
         assert_int_equal (s->id, id);
         if (!s->damaged) {
-          assert_in_range (s->state, SEGMENT_FREE, SEGMENT_SEALED);
+          assert_true (s->state >= SEGMENT_FREE && s->state <= SEGMENT_SEALED);
           assert_true (s->generation > 0);
           if (s->state == SEGMENT_SEALED)
             assert_true (s->sets <= most_sets);
