@@ -101,6 +101,9 @@ never_noticed ()
   version=$(cat verified)
   say "verified $version times"
   stop front
+  # The last kill may have come when fio was done: then nobody has been there
+  # since, and it would not write back.
+  nbdsh -u "$(uri cache)" -c pass
   stop cache
   jobs=()
   for (( i = 0; i < parts; i++ )); do

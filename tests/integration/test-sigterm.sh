@@ -15,7 +15,7 @@ parameters=(pmem=cache.img pmem-size=64M pcache-segment-size=1M
 
 say "under load, several times"
 for i in 1 2 3; do
-  rm -f cache.img disk.img
+  rm -f cache.img disk.img writing
   truncate -s 32M disk.img
   start busy$i file disk.img "${parameters[@]}"
   # Writes numbered blocks; says which were answered, until it cannot.
@@ -29,6 +29,8 @@ def client(n):
             for b in range(n, 2048, 3):
                 h.pwrite(struct.pack("<QQ", b, c) * 256, b * 4096)
                 last[b] = c
+                if b == 300:
+                    open("writing", "w")
     except nbd.Error as e:
         print("client %d: %s" % (n, e), file=sys.stderr)
 last = [0] * 2048
@@ -39,6 +41,7 @@ print(*last)
 END
   client=$!
   helpers+=($client)
+  until_true 30 test -e writing
   sleep 0.$((3 + i))
   stop busy$i 20
   within 20 tail --pid=$client -f /dev/null
