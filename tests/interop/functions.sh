@@ -10,3 +10,199 @@
 # run and what came of it: keep the two together.
 
 . "$(dirname "${BASH_SOURCE[0]}")/../integration/functions.sh"
+
+# File systems under load. -----------------------------------------------
+
+# LOAD_SCALE=N: how much the loads do, times N.  1 takes some ten seconds.
+: "${LOAD_SCALE:=1}"
+
+need_file_system ()
+{
+  need nbdfuse losetup findmnt "mkfs.$1"
+  case $1 in
+    ext4) need e2fsck ;;
+    xfs) need xfs_repair ;;
+  esac
+  [ -e /dev/fuse ] || skip "there is no /dev/fuse"
+  [ "$(id -u)" -eq 0 ] || skip "only root can mount"
+  # It may be a module that is not loaded yet.
+  grep -qw "$1" /proc/filesystems || modprobe "$1" 2>/dev/null ||
+    skip "the kernel has no $1"
+}
+
+# make_fs ext4|xfs FILE
+make_fs ()
+{
+  case $1 in
+    ext4) mkfs.ext4 -q -F -E lazy_itable_init=0,lazy_journal_init=0 "$2" ;;
+    xfs) mkfs.xfs -q -f "$2" ;;
+  esac > mkfs.log 2>&1 || fail "mkfs: $(cat mkfs.log)"
+}
+
+# clean_fs ext4|xfs FILE WHEN: nothing to repair, the journal is empty.
+clean_fs ()
+{
+  case $1 in
+    ext4) e2fsck -fn "$2" ;;
+    xfs) xfs_repair -n -f "$2" ;;
+  esac > fsck.log 2>&1 || fail "$3: $(cat fsck.log)"
+}
+
+# sums DIRECTORY: a line for each file in it, from the disk if it was mounted
+# just now.
+sums ()
+{
+  (cd "$1" && find . -type f -print0 | LC_ALL=C sort -z |
+     xargs -0 -r sha256sum)
+}
+
+# load NAME COMMAND...: in the background; end_loads waits for all of them.
+declare -A load_pids
+load ()
+{
+  local name=$1
+  shift
+
+  "$@" > "$name.load.log" 2>&1 < /dev/null &
+  load_pids[$name]=$!
+  helpers+=($!)
+}
+
+# end_loads SECONDS: each must end well in time.
+end_loads ()
+{
+  local name code
+
+  for name in "${!load_pids[@]}"; do
+    until_true "$1" is_gone "${load_pids[$name]}"
+    code=0
+    wait "${load_pids[$name]}" || code=$?
+    [ $code -eq 0 ] ||
+      fail "$name: exit code $code: $(tail -n 70 "$name.load.log")"
+    unset "load_pids[$name]"
+  done
+}
+
+# load_work NUMBER: as many as LOAD_SCALE and TEST_SCALE say.
+load_work () { echo $((LOAD_SCALE * $(scaled "$1"))); }
+
+# The loads, each in a directory of its own beneath mnt. A load's figures are
+# what keeps it at some five seconds, together with the others.
+
+load_fsx ()
+{
+  load "fsx$1" "$PYTHON3" "$top_srcdir/tests/interop/fsx.py" run $RANDOM \
+       "$(load_work 900)" "mnt/fsx$1"
+}
+
+# Each block says where in its file it is.
+load_fio ()
+{
+  mkdir -p mnt/fio
+  load fio fio --directory=mnt/fio --size=16M --loops="$LOAD_SCALE" \
+       --verify=pattern --verify_pattern='%o"pcache!"' --verify_fatal=1 \
+       --randseed=$RANDOM --fallocate=none --overwrite=0 \
+       --name=direct --ioengine=libaio --direct=1 --iodepth=8 --bs=4k-64k \
+       --rw=randwrite --fsync=64 \
+       --name=buffered --ioengine=psync --bs=8k --rw=randwrite --fdatasync=50 \
+       --invalidate=1 --end_fsync=1 \
+       --name=mapped --ioengine=mmap --bs=16k --rw=randwrite --fsync=100 \
+       --name=written --ioengine=psync --direct=1 --bs=128k --rw=write
+}
+
+# Those of its classes "filesystem" and "io" that make requests of a disk, and
+# end after so many of them.
+load_stress ()
+{
+  mkdir -p mnt/stress
+  load stress stress-ng --temp-path mnt/stress --verify --timeout 1h \
+       --hdd 1 --hdd-bytes 8M --hdd-opts fsync,direct \
+       --hdd-ops "$(load_work 300)" \
+       --aio 1 --aio-ops "$(load_work 100)" \
+       --aiol 1 --aiol-ops "$(load_work 100)" \
+       --dentry 1 --dentry-ops "$(load_work 500)" \
+       --dir 1 --dir-ops "$(load_work 200)" \
+       --fallocate 1 --fallocate-bytes 8M --fallocate-ops "$(load_work 4)" \
+       --fiemap 1 --fiemap-bytes 4M --fiemap-ops "$(load_work 100)" \
+       --iomix 1 --iomix-bytes 4M --iomix-ops "$(load_work 100)" \
+       --io-uring 1 --io-uring-ops "$(load_work 100)" \
+       --msync 1 --msync-bytes 4M --msync-ops "$(load_work 50)" \
+       --readahead 1 --readahead-bytes 8M --readahead-ops "$(load_work 200)" \
+       --rename 1 --rename-ops "$(load_work 200)" \
+       --revio 1 --revio-bytes 8M --revio-ops "$(load_work 200)" \
+       --seek 1 --seek-size 8M --seek-punch --seek-ops "$(load_work 300)" \
+       --sync-file 1 --sync-file-bytes 4M --sync-file-ops "$(load_work 5)" \
+       --utime 1 --utime-fsync --utime-ops "$(load_work 50)" \
+       --xattr 1 --xattr-ops "$(load_work 2)"
+}
+
+# Its files stay.
+load_dbench ()
+{
+  mkdir -p mnt/dbench
+  load dbench dbench -c /usr/share/dbench/client.txt -D mnt/dbench --fsync \
+       --sync-dir --skip-cleanup --timelimit=$((3 * LOAD_SCALE)) 2
+}
+
+# loaded_fs ext4|xfs: a file system on the cache's disk, which is many times as
+# large as the cache, under all the loads at once; it and its files are then
+# the same through the cache, and on the disk alone after the drain.
+loaded_fs ()
+{
+  local fs=$1 kind peak
+
+  need_file_system "$fs"
+  need fio stress-ng dbench fstrim sha256sum
+  own_mounts
+  use_seed
+  random_file data $((40 * MiB))
+  for kind in file pmem; do
+    say "$fs, cache $kind"
+    use_cache $kind
+    rm -f disk.img
+    truncate -s 512M disk.img
+    start $kind file disk.img pmem="$cache" pmem-size=24M \
+          pcache-segment-size=1M pcache-writeback-delay=100ms
+    attach $kind
+    make_fs "$fs" fuse/disk
+    mount_loop fuse/disk discard ||
+      skip "no loop device over FUSE can be mounted here"
+    cp data mnt/
+    load_fsx 1
+    load_fsx 2
+    load_fio
+    load_stress
+    load_dbench
+    end_loads $((60 + 120 * LOAD_SCALE))
+    tail -n 1 fsx1.load.log fsx2.load.log dbench.load.log stress.load.log
+    fstrim mnt
+    sums mnt > written.sums
+    umount mnt
+    clean_fs "$fs" fuse/disk "through the cache"
+    mount_loop fuse/disk ro || fail "it cannot be mounted again"
+    sums mnt > cached.sums
+    same mnt/data data
+    umount mnt
+    detach
+    peak=$(awk '$1 == "VmHWM:" { print $2 }' "/proc/${pid_of[$kind]}/status")
+    stop $kind 60
+    clean_fs "$fs" disk.img "after the drain"
+    mount_loop disk.img ro || fail "the drained disk cannot be mounted"
+    sums mnt > drained.sums
+    umount mnt
+    same cached.sums written.sums "as soon as the kernel had forgotten them"
+    same drained.sums written.sums "after the drain"
+
+    say "$(wc -l < written.sums) files; peak memory $peak KiB;" \
+        "$(grep -E '^(evicted_segments|write_bytes|writeback_epochs|trims|space_waits)' \
+             $kind.stats | tr '\n' ' ')"
+    [ "$(figure $kind write_bytes)" -gt $((100 * MiB)) ] ||
+      fail "hardly anything was written"
+    [ "$(figure $kind evicted_segments)" -gt 48 ] ||
+      fail "hardly anything was evicted"
+    [ "$(figure $kind trims)" -gt 0 ] || fail "nothing was trimmed"
+    [ "$(figure $kind writeback_errors)" -eq 0 ] || fail "write-back failed"
+    [ -n "$SANITIZERS" ] || [ "$peak" -lt $((192 << 10)) ] ||
+      fail "nbdkit has used $peak KiB"
+  done
+}
