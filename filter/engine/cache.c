@@ -57,7 +57,8 @@ struct cache {
   unsigned drains;              /* how many wait for one */
   uint64_t gc_calls;            /* so that no wake-up is missed */
   int writeback_error;          /* of the last attempt */
-  unsigned failures;            /* attempts in a row */
+  unsigned failures;            /* attempts in a row, since it was attached */
+  bool said_failing;            /* and not yet that it works again */
   uint64_t failing_since_ms, retry_at_ms;
   int gc_error;                 /* of the last attempt */
   uint64_t gc_failing_since_ms;
@@ -157,9 +158,10 @@ note_attempt_locked (struct cache *cache, int error, bool progress)
   const uint64_t now = now_ms ();
 
   if (error == 0) {
-    if (cache->failures > 0)
+    if (cache->said_failing)
       report (REPORT_WARNING, "the backing store works again; write-back "
               "goes on");
+    cache->said_failing = false;
     cache->failures = 0;
   }
   else {
@@ -170,9 +172,11 @@ note_attempt_locked (struct cache *cache, int error, bool progress)
     stats_add (engine->stats, STAT_writeback_errors, 1);
     if (progress || cache->failures == 0)
       cache->failing_since_ms = now;
-    if (cache->failures == 0)
+    if (!cache->said_failing) {
+      cache->said_failing = true;
       report (REPORT_ERROR, "write-back failed: %s; the data stays dirty in the "
               "cache, trying again", strerror (-error));
+    }
     cache->failures = progress ? 1 : cache->failures + 1;
     cache->retry_at_ms = MUTATION (T15_SPIN) ? now
       : MUTATION (T15_GIVE_UP) ? UINT64_MAX

@@ -640,6 +640,33 @@ a_failing_backing_store_is_retried_with_patience (void **state)
   assert_int_equal (disk->bytes[0], 1);
 }
 
+/* P6: who was told that it fails is told that it works, though it was opened
+ * anew in between. */
+static void
+a_backing_store_that_works_when_opened_anew_is_reported (void **state)
+{
+  (void) state;
+  options.writeback_delay_ms = 0;
+  disk->write_error = -EIO;
+  open_cache (true);
+  write_bytes (0, 4096, 1);
+  for (unsigned i = 0; i < 3000 && status ().writeback_error == 0; i++)
+    usleep (10000);
+  assert_int_equal (status ().writeback_error, -EIO);
+  cache_detach (cache);
+  assert_int_equal (cache_attach (cache, &disk->backend, "export"), 0);
+  for (unsigned i = 0; i < 3000 && status ().writeback_error == 0; i++)
+    usleep (10000);
+  cache_detach (cache);
+  disk->write_error = 0;
+  assert_int_equal (cache_attach (cache, &disk->backend, "export"), 0);
+  assert_true (wait_until_clean (30000));
+  for (unsigned i = 0; i < 3000 && reports_count (REPORT_WARNING) == 0; i++)
+    usleep (10000);
+  assert_true (reports_have (REPORT_WARNING, "works again"));
+  assert_int_equal (reports_count (REPORT_ERROR), 1);
+}
+
 /* P6: the cache absorbs what it can, then says so; and recovers. */
 static void
 a_full_cache_over_a_failing_backing_store_refuses_writes (void **state)
@@ -797,6 +824,7 @@ main (int argc, char *argv[])
     TEST (detaching_waits_and_attaching_goes_on),
     TEST (dirty_data_is_written_back_when_it_is_old_enough),
     TEST (a_failing_backing_store_is_retried_with_patience),
+    TEST (a_backing_store_that_works_when_opened_anew_is_reported),
     TEST (a_full_cache_over_a_failing_backing_store_refuses_writes),
     TEST (a_shutdown_lets_waiting_writers_go),
     TEST (a_cache_full_of_clean_data_does_not_stall_writers),
