@@ -7,7 +7,7 @@
 # the disk.
 
 . "$(dirname "$0")/functions.sh"
-need fio nbdfuse losetup
+need fio nbdfuse losetup blkdiscard
 [ -e /dev/fuse ] || skip "there is no /dev/fuse"
 [ "$(id -u)" -eq 0 ] || skip "only root can set up a loop device"
 own_mounts
@@ -42,6 +42,14 @@ parts ()
     "${only[@]}")
 }
 
+# reads_zeros DEVICE FIRST COUNT: these MiB.
+reads_zeros ()
+{
+  cmp -n $(($3 * MiB)) /dev/zero \
+      <(dd if="$1" iflag=direct bs=1M skip="$2" count="$3" status=none) ||
+    fail "MiB $2 and $(($3 - 1)) more do not read as zeros"
+}
+
 for kind in file pmem; do
   use_cache $kind
   rm -f disk.img
@@ -68,6 +76,11 @@ for kind in file pmem; do
   run_fio "$loop" --name=zones --size=$((size * jobs))M --bs=8k \
           --rw=randwrite --ioengine=libaio --direct=1 --iodepth=16 \
           --zonemode=strided --zonesize=1M --zonerange=2M --zoneskip=1M
+  # A loop device's discard must leave zeros, and nbdfuse makes trims of it.
+  blkdiscard --offset $((3 * MiB)) --length $((size * MiB)) "$loop"
+  blkdiscard --zeroout --offset $((20 * MiB)) --length $((4 * MiB)) "$loop"
+  reads_zeros "$loop" 3 $size
+  reads_zeros "$loop" 20 4
   losetup -d "$loop"
   loops=()
 
@@ -82,7 +95,7 @@ for kind in file pmem; do
   # Would it have noticed?
   round=last0000
   parts --ioengine=psync --verify_only
-  ! (run_fio disk.img "${verified[@]}") > /dev/null ||
+  ! (run_fio disk.img "${verified[@]}") > /dev/null 2>&1 ||
     fail "fio took one round for another"
   say "$(grep -E '^(evicted_segments|write_bytes|writeback_epochs|trims)' \
            $kind.stats | tr '\n' ' ')"
