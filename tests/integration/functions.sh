@@ -64,6 +64,12 @@ end_tree ()
   for pid in $children; do end_tree "$pid"; done
 }
 
+# Numbers of processes that have ended are given to others before long.
+is_child ()
+{
+  [ "$(awk '$1 == "PPid:" { print $2 }' "/proc/$1/status" 2>/dev/null)" = $$ ]
+}
+
 at_exit ()
 {
   local code=$? pid log device
@@ -75,15 +81,17 @@ at_exit ()
   # The shell would say of each that it was killed, after the last line.
   {
     for pid in "${pid_of[@]}" "${helpers[@]}"; do
-      end_tree "$pid"
+      if is_child "$pid"; then end_tree "$pid"; fi
     done
     wait
   } 2>/dev/null
   # Daemons are not our children.
   for pid in "$dir"/*.pid; do
     pid=$(cat "$pid" 2>/dev/null)
-    if [ -n "$pid" ] && [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = nbdkit ]
-    then kill -KILL "$pid" 2>/dev/null; fi
+    if [ -n "$pid" ] &&
+       [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = nbdkit ] &&
+       grep -qF -e "$dir" "/proc/$pid/cmdline" "/proc/$pid/environ"
+    then kill -KILL "$pid"; fi 2>/dev/null
   done
   # Where mount_loop and attach put them.
   umount -l "$dir/mnt" "$dir/fuse" 2>/dev/null

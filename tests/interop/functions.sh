@@ -56,27 +56,29 @@ sums ()
      xargs -0 -r sha256sum)
 }
 
-# load NAME COMMAND...: in the background; end_loads waits for all of them.
+# load NAME COMMAND...: in the background, not for ever; end_loads waits for all
+# of them.
 declare -A load_pids
 load ()
 {
   local name=$1
   shift
 
-  "$@" > "$name.load.log" 2>&1 < /dev/null &
+  timeout -k 5 $(((60 + 120 * LOAD_SCALE) * slow)) "$@" \
+          > "$name.load.log" 2>&1 < /dev/null &
   load_pids[$name]=$!
   helpers+=($!)
 }
 
-# end_loads SECONDS: each must end well in time.
+# Each must end well.
 end_loads ()
 {
   local name code
 
   for name in "${!load_pids[@]}"; do
-    until_true "$1" is_gone "${load_pids[$name]}"
     code=0
     wait "${load_pids[$name]}" || code=$?
+    [ $code -ne 124 ] || fail "$name does not end"
     [ $code -eq 0 ] ||
       fail "$name: exit code $code: $(tail -n 70 "$name.load.log")"
     unset "load_pids[$name]"
@@ -173,7 +175,7 @@ loaded_fs ()
     load_fio
     load_stress
     load_dbench
-    end_loads $((60 + 120 * LOAD_SCALE))
+    end_loads
     tail -n 1 fsx1.load.log fsx2.load.log dbench.load.log stress.load.log
     fstrim mnt
     sums mnt > written.sums

@@ -70,7 +70,7 @@ never_noticed ()
     start_cache
   done
   touch enough
-  end_loads $((60 + 120 * LOAD_SCALE))
+  end_loads
   tail -q -n 1 fsx1.load.log fsx2.load.log dbench.load.log
   umount mnt
   clean_fs "$fs" fuse/disk "after $kills kills that nobody noticed"
@@ -98,7 +98,7 @@ power_cuts ()
     sleep 0.5
     sleep_up_to 1000
     kill_hard cache
-    end_loads 60
+    end_loads
     tail -q -n 1 fsx?.load.log
     umount mnt
     detach

@@ -36,7 +36,7 @@ load_fsx 1
 load_dbench
 load copy cp data mnt/copy1
 load sync dd if=data of=mnt/copy2 bs=64k oflag=dsync status=none
-end_loads $((60 + 60 * LOAD_SCALE))
+end_loads
 sync -f mnt
 sums mnt > written.sums
 for log in second.log nbdfuse.log; do
