@@ -6,8 +6,6 @@
 # sees an error.  Then without, as power cuts: the file system is mounted
 # again, and what was fsynced is there.  SEED=N repeats a run's choices.
 
-# run-tests: timeout=300
-
 . "$(dirname "$0")/functions.sh"
 need_file_system ext4
 need_file_system xfs

@@ -1,9 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
 
-# A backing store so slow that writers wait for it again and again: none of
-# them fails, though a write may wait for no more than a second while write-back
-# fails, for it does not; and kill -9 in the middle of that loses nothing.
+# A backing store so slow that writers wait for it again and again.  None of them
+# fails: pcache-space-timeout, of a second here, is for one that fails.  And
+# kill -9 afterwards, with the cache full, loses nothing.
 
 . "$(dirname "$0")/functions.sh"
 need_file_system ext4
