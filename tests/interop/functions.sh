@@ -207,4 +207,67 @@ loaded_fs ()
     [ -n "$SANITIZERS" ] || [ "$peak" -lt $((192 << 10)) ] ||
       fail "nbdkit has used $peak KiB"
   done
+
+# Clients. ---------------------------------------------------------------
+
+# sparse_file PATH SIZE [SEED]: pieces of random data, of 1 to 400000 bytes,
+# with holes between them; the same every time.
+sparse_file ()
+{
+  "$PYTHON3" -c '
+import random, sys
+path, size, seed = sys.argv[1], int (sys.argv[2]), int (sys.argv[3])
+r = random.Random (seed)
+with open (path, "wb") as f:
+  f.truncate (size)
+  for i in range (size >> 18):
+    length = r.randrange (1, 400000)
+    f.seek (r.randrange (size - length))
+    f.write (r.randbytes (length))
+' "$1" "$2" "${3:-11}"
+}
+
+# map_agrees MAP IMAGE [SLACK]: MAP is the output of qemu-img map or of nbdinfo
+# --map, as JSON.  It must cover IMAGE from end to end; what it calls zero must
+# be so, and of the 4 KiB blocks of zeros at most SLACK may be called data.
+map_agrees ()
+{
+  python -c '
+import json, sys
+with open (sys.argv[1]) as f:
+    pieces = json.load (f)
+with open (sys.argv[2], "rb") as f:
+    truth = f.read ()
+slack, at = 0, 0
+zeros = bytes (4096)
+for p in pieces:
+    start = p["start"] if "start" in p else p["offset"]
+    zero = p["zero"] if "zero" in p else bool (p["type"] & 2)
+    end = start + p["length"]
+    if start != at:
+        sys.exit ("a gap in the map, or an overlap, at %d" % at)
+    at = end
+    if zero:
+        if truth[start:end].count (0) != end - start:
+            sys.exit ("[%d, %d) is said to be zero, and is not" % (start, end))
+    else:
+        for b in range ((start + 4095) & -4096, end - 4095, 4096):
+            slack += truth[b:b + 4096] == zeros
+if at != len (truth):
+    sys.exit ("the map ends at %d, the disk at %d" % (at, len (truth)))
+print ("%d pieces, %d blocks of zeros called data" % (len (pieces), slack))
+if slack > int (sys.argv[3]):
+    sys.exit ("more than %s blocks of zeros are called data" % sys.argv[3])
+' "$1" "$2" "${3:-0}" || fail "the map $1 does not agree with $2"
+}
+
+# as_sparse COPY ORIGINAL: it has kept the holes, but for 256 KiB.
+as_sparse ()
+{
+  local copy original
+
+  copy=$(du -k "$1" | cut -f 1)
+  original=$(du -k "$2" | cut -f 1)
+  say "$1: $copy KiB on the disk, $2: $original KiB"
+  [ "$copy" -le $((original + 256)) ] || fail "$1 has lost the holes of $2"
 }
