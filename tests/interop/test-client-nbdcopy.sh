@@ -1,53 +1,69 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
 
-# nbdcopy in both directions, over several connections at once, with and
-# without asynchronous requests, from cache to cache.
+# nbdcopy in both directions, over several connections at once, with 64 requests
+# in flight on each or one by one, from cache to cache, with an nbdkit of its
+# own; holes stay holes, and what --flush has returned for survives kill -9.
 
 . "$(dirname "$0")/functions.sh"
 need nbdcopy
 
-"$PYTHON3" -c '
-import random
-r = random.Random (12)
-with open ("source.img", "wb") as f:
-  f.truncate ((48 << 20) + 512)
-  for i in range (60):
-    f.seek (r.randrange (47 << 20)); f.write (r.randbytes (r.randrange (1, 400000)))
-'
-size=$(stat -c %s source.img)
+size=$((32 * MiB + 512))
+sparse_file source.img $size 12
 copy () { within 60 nbdcopy "$@"; }
 
 for kind in file pmem; do
   use_cache $kind
   rm -f disk.img copy*.img
-  truncate -s "$size" disk.img
-  start $kind file disk.img pmem="$cache" pmem-size=24M pcache-segment-size=1M
-  copy --connections=4 --requests=64 --flush source.img "$(uri $kind)"
-  copy --connections=4 --requests=64 "$(uri $kind)" copy1.img
-  same copy1.img source.img
-  copy --synchronous "$(uri $kind)" copy2.img
-  same copy2.img source.img
-  copy --allocated --destination-is-zero --request-size=4096 \
+  truncate -s $size disk.img
+  start $kind file disk.img pmem="$cache" pmem-size=14M \
+        pcache-segment-size=1M
+  copy --target-is-zero --connections=8 --threads=8 --requests=64 --flush \
        source.img "$(uri $kind)"
-  copy "$(uri $kind)" - > copy3.img
-  same copy3.img source.img
-  stop $kind
+  kill_hard $kind
+  start $kind-2 file disk.img pmem="$cache"
+  copy --connections=8 --threads=8 --requests=64 "$(uri $kind-2)" copy1.img
+  same copy1.img source.img
+  as_sparse copy1.img source.img
+  copy --synchronous "$(uri $kind-2)" copy2.img
+  same copy2.img source.img
+  # Over what is there: old data must not show where the source has holes.
+  sparse_file other.img $size 13
+  copy --connections=4 --requests=64 --sparse=0 --no-extents other.img \
+       "$(uri $kind-2)"
+  serves $kind-2 other.img
+  copy --connections=4 --requests=64 --sparse=65536 source.img "$(uri $kind-2)"
+  serves $kind-2 source.img
+  copy --allocated --request-size=4096 --queue-size=65536 \
+       other.img "$(uri $kind-2)"
+  copy "$(uri $kind-2)" - > copy3.img
+  same copy3.img other.img
+  copy - "$(uri $kind-2)" < source.img
+  copy --synchronous --flush "$(uri $kind-2)" "$(uri $kind-2)"
+  stop $kind-2
   same disk.img source.img
 done
 unset PMEM_IS_PMEM_FORCE
 
 say "From one cache to another"
 rm -f disk.img other.img
-cp source.img disk.img
-truncate -s "$size" other.img
-start from -r file disk.img pmem=from.img pmem-size=24M pcache-segment-size=1M
-start to file other.img pmem=to.img pmem-size=24M pcache-segment-size=1M
-copy --connections=4 "$(uri from)" "$(uri to)"
+cp --sparse=always source.img disk.img
+truncate -s $size other.img
+start from -r file disk.img pmem=from.img pmem-size=14M pcache-segment-size=1M
+start to file other.img pmem=to.img pmem-size=14M pcache-segment-size=1M
+copy --connections=4 --requests=64 --target-is-zero "$(uri from)" "$(uri to)"
 copy "$(uri to)" copy4.img
 stop from
 stop to
 same copy4.img source.img
+same other.img source.img
+as_sparse other.img source.img
+
+say "To an nbdkit of its own, which drains before it ends"
+rm -f other.img to.img
+truncate -s $size other.img
+copy source.img -- [ "$NBDKIT" --filter=pcache file "$dir/other.img" \
+                     pmem="$dir/to.img" pmem-size=14M pcache-segment-size=1M ]
 same other.img source.img
 
 say "An nbdcopy is killed: whatever becomes of nbdkit, nothing is lost"
