@@ -1,37 +1,14 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
 
-# nbdinfo says what the cache offers, which is more than the plugin has; its map
-# of the disk agrees with what is there, whether it is in the cache, on the disk
-# or in both, and with what other programs make of it.
+# nbdinfo says what the cache offers; its map of the disk agrees with what is
+# there, whether that is in the cache, on the disk or in both, and with what
+# qemu-img makes of it.
 
 . "$(dirname "$0")/functions.sh"
 need qemu-img nbdcopy
 
 info () { within 20 nbdinfo "$@"; }
-
-say "What is offered, in front of a plugin that can next to nothing"
-cat > poor.sh <<'SCRIPT'
-case $1 in
-  get_size) echo 8M ;;
-  can_write) exit 0 ;;
-  can_fua|can_cache) echo none ;;
-  can_*) exit 3 ;;
-  pread) head -c "$3" /dev/zero ;;
-  pwrite) cat > /dev/null ;;
-  *) exit 2 ;;
-esac
-SCRIPT
-chmod +x poor.sh
-if "$NBDKIT" sh --version >/dev/null 2>&1; then
-  start poor sh ./poor.sh pmem=poor.img pmem-size=10M pcache-segment-size=1M
-  for what in connect read write flush fua zero fast-zero cache df multi-conn \
-              structured-reply; do
-    info --can $what "$(uri poor)" || fail "it cannot $what"
-  done
-  ! info --can trim "$(uri poor)" || fail "it offers trim, without zero or trim"
-  stop poor
-fi
 
 sparse_file disk.img $((24 * MiB))
 parameters=(file disk.img pmem=cache.img pmem-size=12M pcache-segment-size=1M)
