@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: BSD-3-Clause
 
 # A whole guest in a boot sector, for test-client-guest.sh.  It knows how often
-# it was booted (sector 1), checks that 256 pieces of 32 KiB have what the boot
+# it was booted (sector 1), checks that 128 pieces of 32 KiB have what the boot
 # before wrote there, writes them anew, reads them again, and says on the serial
 # port how it goes.
 
         .code16
         .globl _start
 
-        .set pieces, 256
+        .set pieces, 128
         .set buffer, 0x1000             # segment
         .set count, 0x8000              # where sector 1 is read to
 

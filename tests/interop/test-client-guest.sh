@@ -11,9 +11,9 @@ need qemu-system-x86_64 as ld
 
 as --32 -o boot.o "$(dirname "$this_test")/boot.s"
 ld -m elf_i386 -Ttext 0x7c00 --oformat binary -o boot.img boot.o
-truncate -s 12M disk.img
+truncate -s 6M disk.img
 dd if=boot.img of=disk.img conv=notrunc status=none
-parameters=(file disk.img pmem=cache.img pmem-size=8M pcache-segment-size=1M
+parameters=(file disk.img pmem=cache.img pmem-size=6M pcache-segment-size=1M
             pcache-writeback-delay=100ms)
 
 # guest DEVICE...: as a job; $qemu.
@@ -57,7 +57,7 @@ with open ("disk.img", "rb") as f:
     disk = bytearray (f.read ())
 disk[:512] = open ("boot.img", "rb").read ()
 disk[512:514] = boots.to_bytes (2, "little")
-for i in range (256):
+for i in range (128):
     at = (2048 + i * 64) * 512
     disk[at:at + 32768] = (i * 16 + boots).to_bytes (2, "little") * 16384
 open ("expected.img", "wb").write (disk)
