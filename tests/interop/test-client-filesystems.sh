@@ -67,6 +67,11 @@ random_file random.img $((8 * MiB))
 # What $dir is on may not know all of that.
 change expected.img 2> change.err || skip "no fallocate here: $(cat change.err)"
 
+# And what zeros and discards leave on the device.
+cp random.img zeroed.img
+fallocate -p -o $((1 * MiB)) -l $((2 * MiB)) zeroed.img
+fallocate -p -o $((5 * MiB)) -l $((2 * MiB)) zeroed.img
+
 for fs in ext4 xfs; do
   if ! command -v mkfs.$fs >/dev/null || ! grep -qw $fs /proc/filesystems; then
     say "$fs: not known here"
@@ -84,8 +89,12 @@ for fs in ext4 xfs; do
   device=$(losetup -f --show --direct-io=on fuse/disk) ||
     skip "no loop device on FUSE can be had here"
   loops+=("$device")
-  blkdiscard -o 0 -l $((64 * MiB)) "$device"
-  blkdiscard -z -o $((8 * MiB)) -l $((8 * MiB)) "$device"
+  dd if=random.img of="$device" bs=1M seek=8 oflag=direct status=none
+  blkdiscard -z -o $((9 * MiB)) -l $((2 * MiB)) "$device"
+  blkdiscard -o $((13 * MiB)) -l $((2 * MiB)) "$device"
+  nbdsh -u "$(uri cache)" -c '
+assert h.pread (8 << 20, 8 << 20) == open ("zeroed.img", "rb").read ()
+' || fail "what was zeroed or discarded is still there"
   made "$device"
   mkdir -p mnt
   mount "$device" mnt || fail "$fs cannot be mounted"

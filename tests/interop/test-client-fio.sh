@@ -13,7 +13,7 @@ use_seed
 # try_fio OPTION...
 try_fio ()
 {
-  within 60 fio --ioengine=nbd --uri="$(uri server)" --size=32M \
+  within 60 fio --ioengine=nbd --uri="$(uri server)" --size=24M \
          --randseed=$RANDOM --verify_fatal=1 --output=fio.log "$@"
 }
 run_fio () { try_fio "$@" || fail "fio: $(cat fio.log)"; }
@@ -23,7 +23,7 @@ run_fio () { try_fio "$@" || fail "fio: $(cat fio.log)"; }
 # that writes and another one that verifies.
 patterns () { options=(--bs=8k --verify=pattern --verify_pattern="\"$1\"%o"); }
 
-truncate -s 32M disk.img
+truncate -s 24M disk.img
 for kind in file pmem; do
   use_cache $kind
   parameters=(file disk.img pmem="$cache" pmem-size=14M
@@ -31,7 +31,7 @@ for kind in file pmem; do
   start server "${parameters[@]}"
   # Each job a part of its own, which it verifies as it goes.  The engine knows
   # no fdatasync.
-  run_fio --name=jobs --numjobs=4 --size=8M --offset_increment=8M \
+  run_fio --name=jobs --numjobs=4 --size=6M --offset_increment=6M \
           --rw=randrw --rwmixread=40 --bssplit=4k/60:16k/20:64k/20 \
           --iodepth=64 --verify=md5 --verify_backlog=64 --fsync=64
   run_fio --name=odd --rw=randwrite --bsrange=512-70k --bs_unaligned=0 \
@@ -48,7 +48,7 @@ for kind in file pmem; do
   start server "${parameters[@]}"
   run_fio --name=two --rw=randread --iodepth=64 "${options[@]}"
   stop server
-  within 60 fio --name=two --ioengine=sync --filename=disk.img --size=32M \
+  within 60 fio --name=two --ioengine=sync --filename=disk.img --size=24M \
          --rw=read --verify_fatal=1 --output=fio.log "${options[@]}" ||
     fail "on the disk: $(cat fio.log)"
 done
