@@ -340,6 +340,8 @@ config_set (const char *key, const char *value)
   }
   if (strcmp (key, "dir") == 0 || strcmp (key, "directory") == 0)
     config.plugin_has_exports = true;
+  if (strcmp (key, "cache") == 0 && strcmp (value, "unsafe") == 0)
+    config.cache_filter_unsafe = true;
   return CONFIG_NOT_OURS;
 }
 

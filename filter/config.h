@@ -29,6 +29,8 @@ struct config {
   enum context_mode context;
   bool plugin_has_exports;      /* it was given a directory of them: the file
                                  * plugin crashes where it finds no name */
+  bool cache_filter_unsafe;     /* nbdkit's cache filter, if there is one,
+                                 * was given cache=unsafe */
   bool drain_on_exit;
   unsigned drain_timeout_ms;
   char *statsfile;              /* absolute path, or NULL */

@@ -24,6 +24,7 @@
 #include "base/cleanup.h"
 #include "base/report.h"
 #include "base/thread.h"
+#include "below.h"
 #include "config.h"
 #include "engine/cache.h"
 #include "engine/stats.h"
@@ -203,6 +204,23 @@ start_housekeeper (void)
 
 /* Life. ------------------------------------------------------------------ */
 
+/* What an earlier run wrote back is gone if a filter below kept it to itself;
+ * the cache would mix it with the older content. */
+static int
+check_layers_below (void)
+{
+  const char *filter = below_forgets ();
+
+  if (filter == NULL ||
+      stats_get (cache_stats (cache), STAT_replayed_records) == 0)
+    return 0;
+  report (REPORT_ERROR, "the filter %s is to the right of pcache, and what "
+          "is written to it ends with nbdkit, but the cache holds data of an "
+          "earlier run; put it to the left of pcache, or discard the cache "
+          "with pcache-format=force", filter);
+  return -1;
+}
+
 int
 lifecycle_get_ready (int thread_model)
 {
@@ -233,13 +251,15 @@ lifecycle_get_ready (int thread_model)
     return -1;
   report_about (config.pmem);
   r = cache_open (&config.cache, pmem, &cache);
-  report_about (NULL);
   if (r < 0) {
+    report_about (NULL);
     pmem_close (pmem);
     cache = NULL;
     return -1;
   }
-  return 0;
+  r = check_layers_below ();
+  report_about (NULL);
+  return r;
 }
 
 void

@@ -25,6 +25,7 @@
 #include "base/arith.h"
 #include "base/cleanup.h"
 #include "base/report.h"
+#include "below.h"
 #include "block_status.h"
 #include "config.h"
 #include "engine/cache.h"
@@ -68,6 +69,7 @@ pcache_load (void)
 {
   times_loaded++;
   report_set_sink (report_to_nbdkit);
+  below_look ();
 }
 
 static void

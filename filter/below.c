@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+#include <config.h>
+
+#include <link.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <string.h>
+
+#include "below.h"
+#include "config.h"
+
+static bool cow, cache;         /* set in .load, then constant */
+
+static int
+note_module (struct dl_phdr_info *info, size_t size, void *unused)
+{
+  const char *slash = strrchr (info->dlpi_name, '/');
+  const char *name = slash ? slash + 1 : info->dlpi_name;
+
+  if (strcmp (name, "nbdkit-cow-filter.so") == 0)
+    cow = true;
+  if (strcmp (name, "nbdkit-cache-filter.so") == 0)
+    cache = true;
+  return 0;
+}
+
+void
+below_look (void)
+{
+  dl_iterate_phdr (note_module, NULL);
+}
+
+const char *
+below_forgets (void)
+{
+  if (cow)
+    return "cow";
+  /* With this one it does not even hand on a flush. */
+  if (cache && config.cache_filter_unsafe)
+    return "cache (cache=unsafe)";
+  return NULL;
+}

@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+/* below: which filters are nearer to the plugin than this one.
+ *
+ * nbdkit does not tell a filter.  But it loads the plugin first, then the
+ * filters from right to left, and calls .load of each before the next one:
+ * what is in the process when our .load runs is what is below us. */
+
+#ifndef PCACHE_BELOW_H
+#define PCACHE_BELOW_H
+
+#include <stdbool.h>
+
+/* From .load. */
+extern void below_look (void);
+
+/* Does what is written to the layers below end with this process?  The name
+ * of the filter that makes it so, or NULL. */
+extern const char *below_forgets (void);
+
+#endif /* PCACHE_BELOW_H */
