@@ -270,4 +270,58 @@ as_sparse ()
   original=$(du -k "$2" | cut -f 1)
   say "$1: $copy KiB on the disk, $2: $original KiB"
   [ "$copy" -le $((original + 256)) ] || fail "$1 has lost the holes of $2"
+
+# Filters. ---------------------------------------------------------------
+
+# content IMAGE ARGUMENT...: what nbdkit with them serves.
+content ()
+{
+  local image=$1
+  shift
+
+  rm -f "$image"
+  within 30 "$NBDKIT" -r -U - "$@" --run "nbdcopy \"\$uri\" $image" \
+     > content.log 2>&1 || { cat content.log; fail "nothing was served"; }
+}
+
+# requests NAME COUNT WORD...: random requests, as model.img says; see there.
+requests ()
+{
+  python "$here/../interop/random_requests.py" "$(uri "$1")" model.img \
+     "$RANDOM" "${@:2}" || fail "$1: seed $seed"
+}
+
+# life "FILTER..." "WORD..." PLUGIN... PARAMETER...: one of the filters is
+# pcache, with a new cache.  $source is the disk at the start, disk.img the
+# one in use.  It is written to, killed, written to, stopped with dirty data,
+# written to and drained.  Then the stack without pcache must serve what
+# clients have seen.
+life ()
+{
+  local stack=$1 words=$2 plain=() with=() filter began
+  local own=(pmem="$cache" pmem-size=10M pcache-segment-size=1M
+             pcache-writeback-delay=100ms)
+  shift 2
+
+  began=$(now_ms)
+  for filter in $stack; do
+    with+=("--filter=$filter")
+    if [ "$filter" != pcache ]; then plain+=("--filter=$filter"); fi
+  done
+  cp "$source" disk.img
+  rm -f "$cache"
+  content model.img "${plain[@]}" "$@"
+  start_nbdkit first "${with[@]}" "$@" "${own[@]}"
+  requests first 60 $words
+  kill_hard first
+  start_nbdkit second "${with[@]}" "$@" "${own[@]}" pcache-on-exit=keep
+  requests second 20 $words
+  stop second
+  start_nbdkit third "${with[@]}" "$@" "${own[@]}"
+  requests third 20 $words
+  stop third
+  ! has_text third.log 'pcache: ' || fail "$stack: $(cat third.log)"
+  content after.img "${plain[@]}" "$@"
+  same after.img model.img "$stack"
+  say "  $(since "$began") ms"
 }

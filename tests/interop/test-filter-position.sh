@@ -14,59 +14,12 @@ random_file odd.img $((5 * MiB + 3 * 4096 + 513))
 random_file even.img $((5 * MiB))
 source=odd.img
 
-cache_parameters=(pmem="$cache" pmem-size=10M pcache-segment-size=1M
-                  pcache-writeback-delay=100ms)
-
-# life above|below "FILTER..." "WORD..." PLUGIN... PARAMETER...
-life ()
+# both FILTER WORDS ARGUMENT...: above and below.
+both ()
 {
-  local position=$1 filters=$2 words=$3 plain=() with=() filter began
-  shift 3
-
-  began=$(now_ms)
-  for filter in $filters; do plain+=(--filter=$filter); done
-  case $position in
-    above) with=("${plain[@]}" --filter=pcache) ;;
-    below) with=(--filter=pcache "${plain[@]}") ;;
-  esac
-  cp "$source" disk.img
-  rm -f "$cache"
-  content model.img "${plain[@]}" "$@"
-  start_nbdkit first "${with[@]}" "$@" "${cache_parameters[@]}"
-  requests first 60 $words
-  kill_hard first
-  start_nbdkit second "${with[@]}" "$@" "${cache_parameters[@]}" \
-     pcache-on-exit=keep
-  requests second 20 $words
-  stop second
-  start_nbdkit third "${with[@]}" "$@" "${cache_parameters[@]}"
-  requests third 20 $words
-  stop third
-  ! has_text third.log 'pcache: ' || fail "$(cat third.log)"
-  content after.img "${plain[@]}" "$@"
-  same after.img model.img "$position $filters"
-  say "    $(since $began) ms"
+  life "$1 pcache" "${@:2}"
+  life "pcache $1" "${@:2}"
 }
-
-# content IMAGE ARGUMENT...: what nbdkit serves.
-content ()
-{
-  local image=$1
-  shift
-
-  rm -f "$image"
-  within 20 "$NBDKIT" -r -U - "$@" --run "nbdcopy \"\$uri\" $image" \
-     > content.log 2>&1 || { cat content.log; fail "no content"; }
-}
-
-requests ()
-{
-  python "$here/../interop/random_requests.py" "$(uri "$1")" model.img \
-     $RANDOM "${@:2}" || fail "$1: seed $seed"
-}
-
-
-both () { life above "$@"; life below "$@"; }
 
 disk=(file disk.img)
 
@@ -82,69 +35,69 @@ both rate "" "${disk[@]}" rate=2G connection-rate=1G
 both retry-request "" "${disk[@]}" retry-request-delay=1
 both scan "" "${disk[@]}" scan-forever=true
 both stats "" "${disk[@]}" statsfile=stats.out
-life above exitlast one "${disk[@]}"
-life above ip "" "${disk[@]}" allow=all
-life above limit "" "${disk[@]}" limit=2
+life "exitlast pcache" one "${disk[@]}"
+life "ip pcache" "" "${disk[@]}" allow=all
+life "limit pcache" "" "${disk[@]}" limit=2
 say "0 10G 0" > extents
 both extentlist "" "${disk[@]}" extentlist=extents
 
 say "What the layers below offer, changed"
 # "none" is its default, but it does not take the word.
-life below fua "" "${disk[@]}"
-life above fua "" "${disk[@]}"
-life below fua "" "${disk[@]}" fuamode=emulate
-life above fua "" "${disk[@]}" fuamode=force
-life below fua "" "${disk[@]}" fuamode=force
-life above multi-conn "" "${disk[@]}" multi-conn-mode=disable
-life below multi-conn "" "${disk[@]}" multi-conn-mode=disable
-life above multi-conn "" "${disk[@]}" multi-conn-mode=emulate
-life below multi-conn "" "${disk[@]}" multi-conn-mode=emulate
-life above nocache "" "${disk[@]}" cachemode=none
-life below nocache "" "${disk[@]}" cachemode=emulate
-life above nozero "" "${disk[@]}" zeromode=none
-life below nozero "" "${disk[@]}" zeromode=none
-life above nozero "" "${disk[@]}" zeromode=emulate fastzeromode=slow
-life below nozero "" "${disk[@]}" zeromode=notrim
+life "pcache fua" "" "${disk[@]}"
+life "fua pcache" "" "${disk[@]}"
+life "pcache fua" "" "${disk[@]}" fuamode=emulate
+life "fua pcache" "" "${disk[@]}" fuamode=force
+life "pcache fua" "" "${disk[@]}" fuamode=force
+life "multi-conn pcache" "" "${disk[@]}" multi-conn-mode=disable
+life "pcache multi-conn" "" "${disk[@]}" multi-conn-mode=disable
+life "multi-conn pcache" "" "${disk[@]}" multi-conn-mode=emulate
+life "pcache multi-conn" "" "${disk[@]}" multi-conn-mode=emulate
+life "nocache pcache" "" "${disk[@]}" cachemode=none
+life "pcache nocache" "" "${disk[@]}" cachemode=emulate
+life "nozero pcache" "" "${disk[@]}" zeromode=none
+life "pcache nozero" "" "${disk[@]}" zeromode=none
+life "nozero pcache" "" "${disk[@]}" zeromode=emulate fastzeromode=slow
+life "pcache nozero" "" "${disk[@]}" zeromode=notrim
 
 say "Less parallel"
-life below noparallel "" "${disk[@]}" serialize=requests
-life above noparallel "" "${disk[@]}" serialize=all-requests
+life "pcache noparallel" "" "${disk[@]}" serialize=requests
+life "noparallel pcache" "" "${disk[@]}" serialize=all-requests
 both noparallel one "${disk[@]}" serialize=connections
 # Also serialises requests.
 both retry "" "${disk[@]}" retry-delay=1
 
 say "Block sizes"
 # Parts of a block are not trimmed by it.
-life above blocksize no-trim "${disk[@]}" minblock=4k maxdata=64k
-life below blocksize "" "${disk[@]}" minblock=64k maxdata=128k maxlen=1M
-life above swab aligned=8 "${disk[@]}" swab-bits=64
-life below swab aligned=8 "${disk[@]}" swab-bits=64
+life "blocksize pcache" no-trim "${disk[@]}" minblock=4k maxdata=64k
+life "pcache blocksize" "" "${disk[@]}" minblock=64k maxdata=128k maxlen=1M
+life "swab pcache" aligned=8 "${disk[@]}" swab-bits=64
+life "pcache swab" aligned=8 "${disk[@]}" swab-bits=64
 # No byte of what they get is beyond the end or less than a block.
 source=even.img
-life below blocksize-policy "" "${disk[@]}" blocksize-error-policy=error \
+life "pcache blocksize-policy" "" "${disk[@]}" blocksize-error-policy=error \
      blocksize-minimum=4096 blocksize-preferred=64k blocksize-maximum=256k
-life above blocksize-policy aligned=512 "${disk[@]}" \
+life "blocksize-policy pcache" aligned=512 "${disk[@]}" \
      blocksize-error-policy=error \
      blocksize-minimum=512 blocksize-preferred=64k blocksize-maximum=1M
 source=odd.img
 
 say "Another size"
 # What is beyond the plugin's end is zeros, and takes nothing else.
-life above offset "" "${disk[@]}" offset=1000 range=5000001
-life below offset "" "${disk[@]}" offset=1000 range=5000001
-life above truncate "" "${disk[@]}" round-down=4096
-life below truncate "" "${disk[@]}" round-down=4096
-life below truncate "" "${disk[@]}" truncate=5000000
+life "offset pcache" "" "${disk[@]}" offset=1000 range=5000001
+life "pcache offset" "" "${disk[@]}" offset=1000 range=5000001
+life "truncate pcache" "" "${disk[@]}" round-down=4096
+life "pcache truncate" "" "${disk[@]}" round-down=4096
+life "pcache truncate" "" "${disk[@]}" truncate=5000000
 
 say "A second cache"
 # It has no trim of its own: what was trimmed reads as before.
-life above cache no-trim "${disk[@]}"
-life below cache no-trim "${disk[@]}"
-life above cache no-trim "${disk[@]}" cache=writethrough cache-on-read=true
-life below cache no-trim "${disk[@]}" cache=writethrough cache-on-read=true
+life "cache pcache" no-trim "${disk[@]}"
+life "pcache cache" no-trim "${disk[@]}"
+life "cache pcache" no-trim "${disk[@]}" cache=writethrough cache-on-read=true
+life "pcache cache" no-trim "${disk[@]}" cache=writethrough cache-on-read=true
 
 say "Several"
-life above "log blocksize stats" no-trim "${disk[@]}" minblock=512 \
+life "log blocksize stats pcache" no-trim "${disk[@]}" minblock=512 \
      logfile=log.out statsfile=stats.out
-life below "retry readahead log cacheextents offset" "" "${disk[@]}" \
+life "pcache retry readahead log cacheextents offset" "" "${disk[@]}" \
      logfile=log.out retry-delay=1 offset=4096
