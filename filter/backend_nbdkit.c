@@ -127,6 +127,15 @@ result (int r, int err)
   return err > 0 ? -err : -EIO;
 }
 
+/* The same of what can only fail if something is wrong. */
+static int
+note_result (struct plugin *p, int r, int err)
+{
+  if (r == -1)
+    atomic_store_explicit (&p->failed, true, memory_order_relaxed);
+  return result (r, err);
+}
+
 /* Whole blocks, in calls the plugin likes. */
 static int
 read_blocks (struct plugin *p, void *buf, size_t length, uint64_t offset)
@@ -140,7 +149,7 @@ read_blocks (struct plugin *p, void *buf, size_t length, uint64_t offset)
       r = p->next->pread (p->next, buf, n, offset, 0, &err);
     }
     if (r == -1)
-      return result (r, err);
+      return note_result (p, r, err);
     buf = (char *) buf + n;
     offset += n;
     length -= n;
@@ -161,7 +170,7 @@ write_blocks (struct plugin *p, const void *buf, size_t length,
       r = p->next->pwrite (p->next, buf, n, offset, 0, &err);
     }
     if (r == -1)
-      return result (r, err);
+      return note_result (p, r, err);
     buf = (const char *) buf + n;
     offset += n;
     length -= n;
@@ -219,7 +228,7 @@ flush_plugin (struct plugin *p)
     return 0;
   PASS_GATE ();
   r = p->next->flush (p->next, 0, &err);
-  return result (r, err);
+  return note_result (p, r, err);
 }
 
 /* The blocks R touches.  The disk's last one may be short. */

@@ -13,6 +13,7 @@
 #ifndef PCACHE_BACKEND_NBDKIT_H
 #define PCACHE_BACKEND_NBDKIT_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -31,6 +32,7 @@ struct plugin {
   uint32_t minimum;             /* block size: a power of two, 1 if any */
   uint32_t preferred;           /* 0: does not matter */
   uint32_t step;                /* bytes, most at once; whole blocks */
+  atomic_bool failed;           /* a read, write or flush has */
 };
 
 /* From a client's .open.  NULL after the reason was reported. */

@@ -70,15 +70,6 @@ lifecycle_dirty_bytes (void)
   return status.dirty_bytes;
 }
 
-bool
-lifecycle_writeback_fails (void)
-{
-  struct cache_status status;
-
-  cache_get_status (cache, &status);
-  return status.writeback_error != 0;
-}
-
 /* Draining. ------------------------------------------------------------- */
 
 uint64_t

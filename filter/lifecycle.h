@@ -36,6 +36,5 @@ extern uint64_t lifecycle_drain_deadline (void);
 extern int lifecycle_drain (uint64_t until_ms);
 
 extern uint64_t lifecycle_dirty_bytes (void);
-extern bool lifecycle_writeback_fails (void);
 
 #endif /* PCACHE_LIFECYCLE_H */

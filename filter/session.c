@@ -231,7 +231,7 @@ join_shared_locked (nbdkit_backend *below, bool readonly, const char *export)
   /* A context that fails may work when opened anew: a plugin's connection
    * to its server that was lost, for example. */
   if (shared && sessions == NULL &&
-      ((shared->readonly && !readonly) || lifecycle_writeback_fails ()))
+      ((shared->readonly && !readonly) || shared->failed))
     close_shared_locked ();
   if (!check_readonly_locked (readonly))
     return NULL;
