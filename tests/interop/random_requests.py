@@ -33,6 +33,7 @@ def connect():
     h.add_meta_context(nbd.CONTEXT_BASE_ALLOCATION)
     # Ours to say, not the library's.
     h.set_strict_mode(0)
+    h.set_uri_allow_local_file(True)
     h.connect_uri(uri)
     if h.get_size() != size:
         sys.exit("the disk has %d bytes, not %d" % (h.get_size(), size))
