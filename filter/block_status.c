@@ -5,6 +5,9 @@
  * in between: a hole to the plugin's old answer, and a hole in the cache,
  * so copying tools would skip data.
  *
+ * Zeros are reported in whole sectors: qemu-img copies by the sector, and
+ * takes one that begins with zeros for zeros.
+ *
  * A request may cover 4 GiB of small pieces, so there is a limit to the work
  * done for one; the client asks again from where the answer ends. */
 
@@ -25,6 +28,7 @@
 
 #define MAX_RUNS 16384          /* pieces that differ from the one before */
 #define MAX_PIECES (1 << 18)
+#define SECTOR 512
 #define MAX_QUESTIONS 1024      /* to the plugin */
 
 struct run {
@@ -111,17 +115,47 @@ survey_find (struct survey *s, struct range all, bool one,
 }
 
 static int
-add (struct nbdkit_extents *extents, struct range range, uint32_t type)
+add_piece (struct nbdkit_extents *extents, uint64_t start, uint64_t end,
+           uint32_t type)
 {
-  if (nbdkit_add_extent (extents, range.start, range.length, type) == -1)
+  if (start < end &&
+      nbdkit_add_extent (extents, start, end - start, type) == -1)
     return errno > 0 ? -errno : -EIO;
   return 1;
 }
 
+/* The ends of ASKED may lie anywhere. */
+static int
+add (struct nbdkit_extents *extents, struct range asked, struct range range,
+     uint32_t type)
+{
+  const uint64_t start = range.start, end = range_end (range);
+  uint64_t from = start, to = end;
+  int r;
+
+  if (type != 0) {
+    if (start != asked.start)
+      from = round_up (start, SECTOR);
+    if (end != range_end (asked))
+      to = round_down (end, SECTOR);
+    if (from >= to)
+      type = 0;
+  }
+  if (type == 0)
+    return add_piece (extents, start, end, 0);
+
+  r = add_piece (extents, start, from, 0);
+  if (r > 0)
+    r = add_piece (extents, from, to, type);
+  if (r > 0)
+    r = add_piece (extents, to, end, 0);
+  return r;
+}
+
 /* Add what the plugin says of HOLE.  1 when all of it was added. */
 static int
-add_hole (struct survey *s, struct range hole, uint64_t end, bool one,
-          struct nbdkit_extents *extents)
+add_hole (struct survey *s, struct range asked, struct range hole,
+          uint64_t end, bool one, struct nbdkit_extents *extents)
 {
   while (hole.length > 0) {
     struct range all = { hole.start, (one ? range_end (hole) : end)
@@ -133,7 +167,7 @@ add_hole (struct survey *s, struct range hole, uint64_t end, bool one,
     if (r <= 0)
       return r;
     found = range_clip (found, hole);
-    r = add (extents, found, type);
+    r = add (extents, asked, found, type);
     if (r < 0 || one)
       return r;
     hole.start += found.length;
@@ -165,14 +199,14 @@ block_status (struct cache *cache, struct range range, bool one,
   for (size_t i = 0; r > 0 && i < count; i++) {
     switch (runs[i].kind) {
     case MAP_DATA:
-      r = add (extents, runs[i].range, 0);
+      r = add (extents, range, runs[i].range, 0);
       break;
     case MAP_ZERO:
-      r = add (extents, runs[i].range,
+      r = add (extents, range, runs[i].range,
                NBDKIT_EXTENT_HOLE | NBDKIT_EXTENT_ZERO);
       break;
     case MAP_HOLE:
-      r = add_hole (&survey, runs[i].range, end, one, extents);
+      r = add_hole (&survey, range, runs[i].range, end, one, extents);
       break;
     }
   }

@@ -105,14 +105,14 @@ h.add_meta_context (nbd.CONTEXT_BASE_ALLOCATION)
 h.connect_uri ("'"$(uri third)"'")
 h.zero (h.get_size (), 0)
 for i in range (0, 5000):
-  h.pwrite (b"x", i * 1024)
+  h.pwrite (b"x" * 512, i * 1024)
 at = 0
 while at < 5000 * 1024:
   entries = []
   h.block_status (5000 * 1024 - at, at,
                   lambda c, o, e, err: entries.extend (e) or 0)
   for n, kind in zip (entries[::2], entries[1::2]):
-    want = (1, 0) if at % 1024 == 0 else (1023, 3)
+    want = (512, 0) if at % 1024 == 0 else (512, 3)
     if at + n < 5000 * 1024:
       assert (n, kind) == want, (at, n, kind)
     at += n
@@ -120,3 +120,37 @@ while at < 5000 * 1024:
 within 30 nbdcopy "$(uri third)" copy6.img
 stop third
 same copy6.img disk.img
+
+# A sector that is zeros in part is data: qemu-img, which copies by the sector,
+# takes it for zeros if the part at its start is said to be.
+cp random.img disk2.img
+truncate -s 3M disk2.img
+start fourth file disk2.img pmem=cache4.img pmem-size=10M \
+      pcache-segment-size=1M pcache-writeback-delay=10m
+nbdsh -c '
+h.add_meta_context (nbd.CONTEXT_BASE_ALLOCATION)
+h.connect_uri ("'"$(uri fourth)"'")
+found = []
+h.zero (20000, 5000)
+h.trim (100, 40000)
+h.zero (1000, 50 * 512)
+# In the hole of the disk.
+h.pwrite (b"x" * 30000, (2 << 20) + 100)
+open ("expected2.img", "wb").write (h.pread (h.get_size (), 0))
+h.block_status (h.get_size (), 0, lambda c, o, e, err: found.extend (e) or 0)
+at = 0
+for n, kind in zip (found[::2], found[1::2]):
+  assert kind == 0 or (at % 512 == 0 and n % 512 == 0), (at, n, kind)
+  at += n
+assert len (found) > 6, found
+# Whoever asks for a part of a sector gets an answer about it.
+found = []
+h.block_status (100, 6000, lambda c, o, e, err: found.extend (e) or 0)
+assert found == [100, 3], found
+'
+kill_hard fourth
+start fourth file disk2.img pmem=cache4.img pcache-writeback-delay=10m
+within 30 qemu-img convert -f raw -O raw "$(uri fourth)" copy7.img
+same copy7.img expected2.img
+stop fourth
+same disk2.img expected2.img
