@@ -11,6 +11,7 @@ request is a flush.  Words say what the stack cannot do:
   readonly    no writes
   one         one connection at a time
   no-trim     no trims, or they need not read as zeros
+  plain       nothing but reads and writes
   aligned=N   requests in multiples of N bytes
 """
 
@@ -78,6 +79,8 @@ def one_request():
     kind = rng.random()
     if "readonly" in words:
         kind = 0.45 + kind * 0.5
+    if "plain" in words:
+        kind = 0.05 + kind * 0.7
     if kind < 0.45:
         data = rng.randbytes(length)
         fua = nbd.CMD_FLAG_FUA if kind < 0.05 and h.can_fua() else 0
@@ -111,7 +114,7 @@ for i in range(int(count)):
         sys.exit("request %d: %s" % (i, e))
 read_all("at the end")
 for h in handles[-1:]:
-    if h.can_flush():
+    if h.can_flush() and "plain" not in words:
         h.flush()
 with open(path, "wb") as f:
     f.write(disk)
