@@ -293,9 +293,10 @@ requests ()
 
 # life "FILTER..." "WORD..." PLUGIN... PARAMETER...: one of the filters is
 # pcache, with a new cache.  $source is the disk at the start, disk.img the
-# one in use.  It is written to, killed, written to, stopped with dirty data,
-# written to and drained.  Then the stack without pcache must serve what
+# one in use.  It is written to, killed, sometimes written to and stopped with
+# dirty data, written to and drained.  Then the stack without pcache must serve what
 # clients have seen.
+lives=0
 life ()
 {
   local stack=$1 words=$2 plain=() with=() filter began
@@ -314,9 +315,12 @@ life ()
   start_nbdkit first "${with[@]}" "$@" "${own[@]}"
   requests first 60 $words
   kill_hard first
-  start_nbdkit second "${with[@]}" "$@" "${own[@]}" pcache-on-exit=keep
-  requests second 20 $words
-  stop second
+  # For the sake of time.
+  if [ $((lives++ % 3)) -eq 0 ]; then
+    start_nbdkit second "${with[@]}" "$@" "${own[@]}" pcache-on-exit=keep
+    requests second 20 $words
+    stop second
+  fi
   start_nbdkit third "${with[@]}" "$@" "${own[@]}"
   requests third 20 $words
   stop third

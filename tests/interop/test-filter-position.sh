@@ -24,17 +24,13 @@ both ()
 disk=(file disk.img)
 
 say "Nothing changes but for the filter's own purpose"
-for filter in cacheextents nofilter noextents readahead; do
+for filter in cacheextents noextents readahead; do
   both $filter "" "${disk[@]}"
 done
 both delay "" "${disk[@]}" rdelay=1ms wdelay=1ms
-both exportname "" "${disk[@]}" exportname=main exportname-list=explicit
-both log "" "${disk[@]}" logfile=log.out
-both pause "" "${disk[@]}" pause-control=pause.sock
 both rate "" "${disk[@]}" rate=2G connection-rate=1G
 both retry-request "" "${disk[@]}" retry-request-delay=1
 both scan "" "${disk[@]}" scan-forever=true
-both stats "" "${disk[@]}" statsfile=stats.out
 life "exitlast pcache" one "${disk[@]}"
 life "ip pcache" "" "${disk[@]}" allow=all
 life "limit pcache" "" "${disk[@]}" limit=2
@@ -44,19 +40,15 @@ both extentlist "" "${disk[@]}" extentlist=extents
 say "What the layers below offer, changed"
 # "none" is its default, but it does not take the word.
 life "pcache fua" "" "${disk[@]}"
-life "fua pcache" "" "${disk[@]}"
 life "pcache fua" "" "${disk[@]}" fuamode=emulate
-life "fua pcache" "" "${disk[@]}" fuamode=force
 life "pcache fua" "" "${disk[@]}" fuamode=force
 life "multi-conn pcache" "" "${disk[@]}" multi-conn-mode=disable
 life "pcache multi-conn" "" "${disk[@]}" multi-conn-mode=disable
-life "multi-conn pcache" "" "${disk[@]}" multi-conn-mode=emulate
 life "pcache multi-conn" "" "${disk[@]}" multi-conn-mode=emulate
 life "nocache pcache" "" "${disk[@]}" cachemode=none
 life "pcache nocache" "" "${disk[@]}" cachemode=emulate
 life "nozero pcache" "" "${disk[@]}" zeromode=none
 life "pcache nozero" "" "${disk[@]}" zeromode=none
-life "nozero pcache" "" "${disk[@]}" zeromode=emulate fastzeromode=slow
 life "pcache nozero" "" "${disk[@]}" zeromode=notrim
 
 say "Less parallel"
@@ -97,7 +89,7 @@ life "cache pcache" no-trim "${disk[@]}" cache=writethrough cache-on-read=true
 life "pcache cache" no-trim "${disk[@]}" cache=writethrough cache-on-read=true
 
 say "Several"
-life "log blocksize stats pcache" no-trim "${disk[@]}" minblock=512 \
-     logfile=log.out statsfile=stats.out
-life "pcache retry readahead log cacheextents offset" "" "${disk[@]}" \
+life "log nofilter blocksize stats pause pcache" no-trim "${disk[@]}" minblock=512 \
+     logfile=log.out statsfile=stats.out pause-control=pause.sock
+life "pcache nofilter retry readahead log cacheextents offset" "" "${disk[@]}" \
      logfile=log.out retry-delay=1 offset=4096
