@@ -10,7 +10,7 @@
 #include "below.h"
 #include "config.h"
 
-static bool cow, cache;         /* set in .load, then constant */
+static bool cow, cache, tls_fallback;   /* set in .load, then constant */
 
 static int
 note_module (struct dl_phdr_info *info, size_t size, void *unused)
@@ -22,6 +22,8 @@ note_module (struct dl_phdr_info *info, size_t size, void *unused)
     cow = true;
   if (strcmp (name, "nbdkit-cache-filter.so") == 0)
     cache = true;
+  if (strcmp (name, "nbdkit-tls-fallback-filter.so") == 0)
+    tls_fallback = true;
   return 0;
 }
 
@@ -40,4 +42,10 @@ below_forgets (void)
   if (cache && config.cache_filter_unsafe)
     return "cache (cache=unsafe)";
   return NULL;
+}
+
+bool
+below_has_tls_fallback (void)
+{
+  return tls_fallback;
 }

@@ -18,4 +18,8 @@ extern void below_look (void);
  * of the filter that makes it so, or NULL. */
 extern const char *below_forgets (void);
 
+/* Is the filter tls-fallback there?  The context that all clients share
+ * has no TLS: it would give its text to everybody. */
+extern bool below_has_tls_fallback (void);
+
 #endif /* PCACHE_BELOW_H */

@@ -102,6 +102,11 @@ pcache_config_complete (nbdkit_next_config_complete *next,
             "the stack only once", times_loaded);
     return -1;
   }
+  if (below_has_tls_fallback ()) {
+    report (REPORT_ERROR, "the filter tls-fallback is to the right of pcache, "
+            "where all clients would get its text; put it to the left");
+    return -1;
+  }
   if (config_check () == -1)
     return -1;
   return next (nxdata);

@@ -117,6 +117,9 @@ nbdsh -c 'h.set_uri_allow_local_file (True)' -c "h.connect_uri ('$secure')" \
 stop tls
 [ "$(head -c 6 disk.img)" = SECRET ] || fail "not written back"
 
+refused fallback 'tls-fallback is to the right of pcache' -- \
+        --filter=pcache --filter=tls-fallback "${parameters[@]}"
+
 say "ip, limit"
 start_nbdkit ip --filter=ip --filter=pcache "${parameters[@]}" deny=uid:$(id -u)
 turned_away nbdinfo --size "$(uri ip)"
