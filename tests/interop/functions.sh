@@ -212,6 +212,49 @@ loaded_fs ()
 
 # sparse_file PATH SIZE [SEED]: pieces of random data, of 1 to 400000 bytes,
 # with holes between them; the same every time.
+
+# Plugins. ---------------------------------------------------------------
+
+# exercise NAME [OPTION...]: random requests; model.img is what the disk must hold
+# before, and holds afterwards.  $export is the export, $seed is needed.
+exercise ()
+{
+  python "$top_srcdir/tests/interop/exercise.py" "$(uri "$1" "${export:-}")" \
+         model.img $RANDOM "${@:2}" || fail "$1: not what model.img holds"
+}
+
+# lives NAME ARGUMENT...: the cache in front of a plugin that can write, for three
+# lives: one ends with dirty data kept, one is killed, the last one drains.
+# The plugin is to hold what is in model.img then.  The array exercise_options
+# goes to exercise; cache_kind is use_cache's.
+exercise_options=()
+cache_kind=pmem
+lives ()
+{
+  local name=$1 with=(pcache-segment-size=1M pcache-writeback-delay=0.1)
+  shift
+
+  say "== $name"
+  use_cache $cache_kind
+  with+=(pmem="$cache" pmem-size=10M)
+  start "$name" "$@" "${with[@]}" pcache-on-exit=keep
+  exercise "$name" "${exercise_options[@]}"
+  stop "$name"
+  start "$name" "$@" "${with[@]}"
+  exercise "$name" "${exercise_options[@]}"
+  kill_hard "$name"
+  start "$name" "$@" "${with[@]}"
+  exercise "$name" "${exercise_options[@]}"
+  stop "$name"
+  drained "$name"
+}
+
+drained ()
+{
+  [ "$(figure "$1" dirty_bytes)" -eq 0 ] || fail "$1: something is dirty"
+}
+
+# sparse_file PATH SIZE: random bytes, zeros and holes.
 sparse_file ()
 {
   "$PYTHON3" -c '
@@ -328,4 +371,160 @@ life ()
   content after.img "${plain[@]}" "$@"
   same after.img model.img "$stack"
   say "  $(since "$began") ms"
+
+r = random.Random (5)
+size = int (sys.argv[2])
+with open (sys.argv[1], "wb") as f:
+    f.truncate (size)
+    at = 0
+    while at < size:
+        n = min (r.randint (1, 700000), size - at)
+        what = r.randrange (3)
+        if what:
+            f.seek (at)
+            f.write (r.randbytes (n) if what == 1 else bytes (n))
+        at += n
+' "$1" "$2"
+}
+
+# A free port of 127.0.0.1, and not given twice to tests of one machine that run
+# at the same time, as far as possible.  Whoever listens must cope with losing it.
+free_port ()
+{
+  "$PYTHON3" -c '
+import socket
+s = socket.socket ()
+s.bind (("127.0.0.1", 0))
+print (s.getsockname ()[1])
+'
+}
+
+# start_qemu_nbd NAME IMAGE FORMAT [OPTION...]: on NAME.sock, for several clients
+# one after the other and at the same time; end_qemu_nbd NAME ends it well.
+declare -A qemu_nbd_of
+start_qemu_nbd ()
+{
+  local name=$1 image=$2 format=$3
+  shift 3
+
+  rm -f "$name.sock"
+  say "\$ qemu-nbd -f $format $* $image"
+  qemu-nbd -k "$dir/$name.sock" -t -e 16 -f "$format" "$@" "$image" \
+           > "$name.log" 2>&1 &
+  qemu_nbd_of[$name]=$!
+  helpers+=($!)
+  until_true 20 test -S "$name.sock"
+}
+
+end_qemu_nbd ()
+{
+  kill -TERM "${qemu_nbd_of[$1]}"
+  until_true 30 is_gone "${qemu_nbd_of[$1]}"
+  wait "${qemu_nbd_of[$1]}" || true
+}
+
+# start_sshd: on 127.0.0.1, $ssh_port, for the user who runs the test and a key of
+# the test's; plugins find what they need with "${ssh_options[@]}".  Each
+# connection has a process of its own; end_sshd ends all of them.
+start_sshd ()
+{
+  local tries
+
+  if [ "$(id -u)" -eq 0 ] && [ ! -d /run/sshd ]; then
+    # Where it keeps nothing, but wants to.  Nobody else sees it.
+    if [ -z "${PCACHE_OWN_MOUNTS:-}" ] || ! mount -t tmpfs none /run; then
+      skip "there is no /run/sshd"
+    fi
+    mkdir -m 755 /run/sshd
+  fi
+  if [ ! -e ssh/key ]; then
+    mkdir -p -m 700 ssh
+    ssh-keygen -q -t ed25519 -N '' -f ssh/key
+    ssh-keygen -q -t ed25519 -N '' -f ssh/host_key
+    cp ssh/key.pub ssh/authorized_keys
+  fi
+  for tries in 1 2 3 4 5; do
+    : "${ssh_port:=$(free_port)}"
+    cat > ssh/sshd_config <<SSHD
+ListenAddress 127.0.0.1
+Port $ssh_port
+HostKey $dir/ssh/host_key
+AuthorizedKeysFile $dir/ssh/authorized_keys
+PidFile none
+StrictModes no
+UsePAM no
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+PermitRootLogin yes
+MaxStartups 100
+Subsystem sftp internal-sftp
+SSHD
+    echo "[127.0.0.1]:$ssh_port $(cut -d ' ' -f 1,2 ssh/host_key.pub)" \
+         > ssh/known_hosts
+    : > sshd.log
+    "$(command -v sshd)" -D -e -f ssh/sshd_config 2> sshd.log &
+    sshd=$!
+    helpers+=("$sshd")
+    until_true 20 sshd_has_begun
+    has_text sshd.log 'Server listening' && break
+    # Somebody else has the port now.
+    ssh_port=
+  done
+  has_text sshd.log 'Server listening' || fail "sshd does not start"
+  ssh_options=(host=127.0.0.1 port="$ssh_port" user="$(id -un)"
+               known-hosts="$dir/ssh/known_hosts" identity="$dir/ssh/key")
+}
+sshd_has_begun () { has_text sshd.log 'Server listening' || is_gone "$sshd"; }
+end_sshd ()
+{
+  end_tree "$sshd" 2>/dev/null || true
+  wait "$sshd" 2>/dev/null || true
+}
+
+# start_nginx: on the socket nginx.sock, serving www/ ; with the locations that
+# are its standard input.  All it writes is in nginx/.
+start_nginx ()
+{
+  mkdir -p nginx
+  cat > nginx/nginx.conf <<NGINX
+daemon off;
+master_process off;
+pid $dir/nginx/pid;
+error_log $dir/nginx.log;
+events { worker_connections 200; }
+http {
+  access_log off;
+  client_body_temp_path $dir/nginx/body;
+  proxy_temp_path $dir/nginx/proxy;
+  fastcgi_temp_path $dir/nginx/fastcgi;
+  uwsgi_temp_path $dir/nginx/uwsgi;
+  scgi_temp_path $dir/nginx/scgi;
+  server {
+    listen unix:$dir/nginx.sock;
+    root $dir/www;
+$(cat)
+  }
+}
+NGINX
+  start_nginx_again
+}
+
+start_nginx_again ()
+{
+  # It does not take the place of one that was killed.
+  rm -f nginx.sock
+  nginx -e "$dir/nginx.log" -p "$dir/nginx" -c "$dir/nginx/nginx.conf" \
+        2>> nginx.log < /dev/null &
+  nginx=$!
+  helpers+=("$nginx")
+  until_true 20 nginx_has_begun
+  is_running "$nginx" || skip "nginx does not start here: $(tail -n 1 nginx.log)"
+}
+nginx_has_begun () { [ -S nginx.sock ] || is_gone "$nginx"; }
+
+# At once, in the middle of what it is doing.
+end_nginx ()
+{
+  kill -KILL "$nginx"
+  wait "$nginx" 2>/dev/null || true
 }
