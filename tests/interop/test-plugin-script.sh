@@ -13,7 +13,7 @@ need_plugin eval
 use_seed
 
 disk=$top_srcdir/tests/interop/disk.py
-size=$((6 * MiB))
+size=$((4 * MiB))
 
 # with NAME PARAMETER...
 with ()
@@ -25,7 +25,7 @@ with ()
   same disk.img model.img "$1"
 }
 
-exercise_options=(requests=80)
+exercise_options=(requests=60)
 sparse_file model.img $size
 cp model.img disk.img
 with nothing can=write
