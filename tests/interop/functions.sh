@@ -207,112 +207,7 @@ loaded_fs ()
     [ -n "$SANITIZERS" ] || [ "$peak" -lt $((192 << 10)) ] ||
       fail "nbdkit has used $peak KiB"
   done
-
-# Clients. ---------------------------------------------------------------
-
-# sparse_file PATH SIZE [SEED]: pieces of random data, of 1 to 400000 bytes,
-# with holes between them; the same every time.
-
-# Plugins. ---------------------------------------------------------------
-
-# exercise NAME [OPTION...]: random requests; model.img is what the disk must hold
-# before, and holds afterwards.  $export is the export, $seed is needed.
-exercise ()
-{
-  python "$top_srcdir/tests/interop/exercise.py" "$(uri "$1" "${export:-}")" \
-         model.img $RANDOM "${@:2}" || fail "$1: not what model.img holds"
 }
-
-# lives NAME ARGUMENT...: the cache in front of a plugin that can write, for three
-# lives: one ends with dirty data kept, one is killed, the last one drains.
-# The plugin is to hold what is in model.img then.  The array exercise_options
-# goes to exercise; cache_kind is use_cache's.
-exercise_options=()
-cache_kind=pmem
-lives ()
-{
-  local name=$1 with=(pcache-segment-size=1M pcache-writeback-delay=0.1)
-  shift
-
-  say "== $name"
-  use_cache $cache_kind
-  with+=(pmem="$cache" pmem-size=10M)
-  start "$name" "$@" "${with[@]}" pcache-on-exit=keep
-  exercise "$name" "${exercise_options[@]}"
-  stop "$name"
-  start "$name" "$@" "${with[@]}"
-  exercise "$name" "${exercise_options[@]}"
-  kill_hard "$name"
-  start "$name" "$@" "${with[@]}"
-  exercise "$name" "${exercise_options[@]}"
-  stop "$name"
-  drained "$name"
-}
-
-drained ()
-{
-  [ "$(figure "$1" dirty_bytes)" -eq 0 ] || fail "$1: something is dirty"
-}
-
-# sparse_file PATH SIZE: random bytes, zeros and holes.
-sparse_file ()
-{
-  "$PYTHON3" -c '
-import random, sys
-path, size, seed = sys.argv[1], int (sys.argv[2]), int (sys.argv[3])
-r = random.Random (seed)
-with open (path, "wb") as f:
-  f.truncate (size)
-  for i in range (size >> 18):
-    length = r.randrange (1, 400000)
-    f.seek (r.randrange (size - length))
-    f.write (r.randbytes (length))
-' "$1" "$2" "${3:-11}"
-}
-
-# map_agrees MAP IMAGE [SLACK]: MAP is the output of qemu-img map or of nbdinfo
-# --map, as JSON.  It must cover IMAGE from end to end; what it calls zero must
-# be so, and of the 4 KiB blocks of zeros at most SLACK may be called data.
-map_agrees ()
-{
-  python -c '
-import json, sys
-with open (sys.argv[1]) as f:
-    pieces = json.load (f)
-with open (sys.argv[2], "rb") as f:
-    truth = f.read ()
-slack, at = 0, 0
-zeros = bytes (4096)
-for p in pieces:
-    start = p["start"] if "start" in p else p["offset"]
-    zero = p["zero"] if "zero" in p else bool (p["type"] & 2)
-    end = start + p["length"]
-    if start != at:
-        sys.exit ("a gap in the map, or an overlap, at %d" % at)
-    at = end
-    if zero:
-        if truth[start:end].count (0) != end - start:
-            sys.exit ("[%d, %d) is said to be zero, and is not" % (start, end))
-    else:
-        for b in range ((start + 4095) & -4096, end - 4095, 4096):
-            slack += truth[b:b + 4096] == zeros
-if at != len (truth):
-    sys.exit ("the map ends at %d, the disk at %d" % (at, len (truth)))
-print ("%d pieces, %d blocks of zeros called data" % (len (pieces), slack))
-if slack > int (sys.argv[3]):
-    sys.exit ("more than %s blocks of zeros are called data" % sys.argv[3])
-' "$1" "$2" "${3:-0}" || fail "the map $1 does not agree with $2"
-}
-
-# as_sparse COPY ORIGINAL: it has kept the holes, but for 256 KiB.
-as_sparse ()
-{
-  local copy original
-
-  copy=$(du -k "$1" | cut -f 1)
-  original=$(du -k "$2" | cut -f 1)
-  say "$1: $copy KiB on the disk, $2: $original KiB"
-  [ "$copy" -le $((original + 256)) ] || fail "$1 has lost the holes of $2"
 
 # Filters. ---------------------------------------------------------------
 
@@ -371,20 +266,111 @@ life ()
   content after.img "${plain[@]}" "$@"
   same after.img model.img "$stack"
   say "  $(since "$began") ms"
+}
 
-r = random.Random (5)
-size = int (sys.argv[2])
-with open (sys.argv[1], "wb") as f:
-    f.truncate (size)
-    at = 0
-    while at < size:
-        n = min (r.randint (1, 700000), size - at)
-        what = r.randrange (3)
-        if what:
-            f.seek (at)
-            f.write (r.randbytes (n) if what == 1 else bytes (n))
-        at += n
-' "$1" "$2"
+# Clients. ---------------------------------------------------------------
+
+# sparse_file PATH SIZE [SEED]: pieces of random data, of 1 to 400000 bytes,
+# with holes between them; the same every time.
+sparse_file ()
+{
+  "$PYTHON3" -c '
+import random, sys
+path, size, seed = sys.argv[1], int (sys.argv[2]), int (sys.argv[3])
+r = random.Random (seed)
+with open (path, "wb") as f:
+  f.truncate (size)
+  for i in range (size >> 18):
+    length = r.randrange (1, 400000)
+    f.seek (r.randrange (size - length))
+    f.write (r.randbytes (length))
+' "$1" "$2" "${3:-11}"
+}
+
+# map_agrees MAP IMAGE [SLACK]: MAP is the output of qemu-img map or of nbdinfo
+# --map, as JSON.  It must cover IMAGE from end to end; what it calls zero must
+# be so, and of the 4 KiB blocks of zeros at most SLACK may be called data.
+map_agrees ()
+{
+  python -c '
+import json, sys
+with open (sys.argv[1]) as f:
+    pieces = json.load (f)
+with open (sys.argv[2], "rb") as f:
+    truth = f.read ()
+slack, at = 0, 0
+zeros = bytes (4096)
+for p in pieces:
+    start = p["start"] if "start" in p else p["offset"]
+    zero = p["zero"] if "zero" in p else bool (p["type"] & 2)
+    end = start + p["length"]
+    if start != at:
+        sys.exit ("a gap in the map, or an overlap, at %d" % at)
+    at = end
+    if zero:
+        if truth[start:end].count (0) != end - start:
+            sys.exit ("[%d, %d) is said to be zero, and is not" % (start, end))
+    else:
+        for b in range ((start + 4095) & -4096, end - 4095, 4096):
+            slack += truth[b:b + 4096] == zeros
+if at != len (truth):
+    sys.exit ("the map ends at %d, the disk at %d" % (at, len (truth)))
+print ("%d pieces, %d blocks of zeros called data" % (len (pieces), slack))
+if slack > int (sys.argv[3]):
+    sys.exit ("more than %s blocks of zeros are called data" % sys.argv[3])
+' "$1" "$2" "${3:-0}" || fail "the map $1 does not agree with $2"
+}
+
+# as_sparse COPY ORIGINAL: it has kept the holes, but for 256 KiB.
+as_sparse ()
+{
+  local copy original
+
+  copy=$(du -k "$1" | cut -f 1)
+  original=$(du -k "$2" | cut -f 1)
+  say "$1: $copy KiB on the disk, $2: $original KiB"
+  [ "$copy" -le $((original + 256)) ] || fail "$1 has lost the holes of $2"
+}
+
+# Plugins. ---------------------------------------------------------------
+
+# exercise NAME [OPTION...]: random requests; model.img is what the disk must hold
+# before, and holds afterwards.  $export is the export, $seed is needed.
+exercise ()
+{
+  python "$top_srcdir/tests/interop/exercise.py" "$(uri "$1" "${export:-}")" \
+         model.img $RANDOM "${@:2}" || fail "$1: not what model.img holds"
+}
+
+# lives NAME ARGUMENT...: the cache in front of a plugin that can write, for three
+# lives: one ends with dirty data kept, one is killed, the last one drains.
+# The plugin is to hold what is in model.img then.  The array exercise_options
+# goes to exercise; cache_kind is use_cache's.
+exercise_options=()
+cache_kind=pmem
+lives ()
+{
+  local name=$1 with=(pcache-segment-size=1M pcache-writeback-delay=0.1)
+  shift
+
+  say "== $name"
+  use_cache $cache_kind
+  with+=(pmem="$cache" pmem-size=10M)
+  start "$name" "$@" "${with[@]}" pcache-on-exit=keep
+  exercise "$name" "${exercise_options[@]}"
+  stop "$name"
+  start "$name" "$@" "${with[@]}"
+  exercise "$name" "${exercise_options[@]}"
+  kill_hard "$name"
+  start "$name" "$@" "${with[@]}"
+  exercise "$name" "${exercise_options[@]}"
+  stop "$name"
+  drained "$name"
+}
+
+drained ()
+{
+  [ "$(figure "$1" dirty_bytes)" -eq 0 ] || fail "$1: something is dirty"
 }
 
 # A free port of 127.0.0.1, and not given twice to tests of one machine that run
