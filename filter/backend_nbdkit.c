@@ -85,6 +85,7 @@ plugin_open (nbdkit_backend *below, bool readonly, const char *export,
     return NULL;
   }
   p->readonly = readonly;
+  p->shared = shared;
 
   PASS_GATE ();
   p->next = nbdkit_next_context_open (below, readonly, export, shared);

@@ -33,9 +33,11 @@ struct plugin {
   uint32_t preferred;           /* 0: does not matter */
   uint32_t step;                /* bytes, most at once; whole blocks */
   atomic_bool failed;           /* a read, write or flush has */
+  bool shared;                  /* for all clients; constant */
+  struct plugin *retired;       /* the sessions' lock */
 };
 
-/* From a client's .open.  NULL after the reason was reported. */
+/* From any thread, once there are clients.  NULL after the reason was reported. */
 extern struct plugin *plugin_open (nbdkit_backend *below, bool readonly,
                                    const char *export, bool shared);
 extern void plugin_close (struct plugin *plugin);

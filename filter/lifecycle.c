@@ -37,6 +37,8 @@
 #define PROGRESS_MS 5000        /* between reports of a drain's progress */
 #define DRAIN_TRIES 3           /* when the backing store fails */
 #define RETRY_MS 1000
+#define RENEW_FIRST_MS 1000     /* from a failure to opening the plugin anew */
+#define RENEW_AGAIN_MS 10000    /* between two of these */
 
 static struct cache *cache;
 static FILE *stats_file;
@@ -138,6 +140,39 @@ server_is_stopping (void)
   return nbdkit_nanosleep (0, 0) == -1 && errno == ESHUTDOWN;
 }
 
+static bool
+writeback_fails (void)
+{
+  struct cache_status status;
+
+  cache_get_status (cache, &status);
+  return status.writeback_error != 0;
+}
+
+/* A failure that goes away by itself needs no new context. */
+static void
+renew_when_it_fails (void)
+{
+  static uint64_t due_ms;               /* 0: all is well */
+  static uint64_t last_ms;
+  static uint64_t read_errors;          /* that were seen to */
+  const uint64_t errors = stats_get (cache_stats (cache),
+                                     STAT_backing_read_errors);
+  const uint64_t now = now_ms ();
+
+  if (!writeback_fails () && errors == read_errors)
+    due_ms = 0;
+  else if (due_ms == 0)
+    due_ms = MAX (now + RENEW_FIRST_MS, last_ms + RENEW_AGAIN_MS);
+  else if (now >= due_ms) {
+    nbdkit_debug ("pcache: the backing store fails: opening it anew");
+    sessions_renew ();
+    last_ms = now_ms ();
+    read_errors = errors;
+    due_ms = 0;
+  }
+}
+
 /* False when it is time to end. */
 static bool
 wait_for_news (enum session_interest interest)
@@ -169,6 +204,8 @@ keep_house (void *unused)
       }
       break;
     }
+    if (interest == SESSIONS_ACTIVE)
+      renew_when_it_fails ();
   } while (wait_for_news (interest));
   return NULL;
 }

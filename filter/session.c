@@ -30,6 +30,10 @@
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct session *sessions;        /* lock */
 static struct plugin *shared;           /* lock */
+static nbdkit_backend *shared_below;    /* lock; of what it is a context */
+static unsigned shared_opened;          /* lock; how often */
+static struct plugin *retired;          /* lock; contexts that were shared once
+                                         * and are still some client's */
 static bool attached;                   /* lock */
 static bool attached_readonly;          /* lock; nobody asked to write */
 static uint64_t idle_since_ms;          /* lock; when the last client left */
@@ -178,6 +182,32 @@ detach_locked (void)
   attached = false;
 }
 
+static bool
+is_a_clients_locked (const struct plugin *plugin)
+{
+  for (struct session *s = sessions; s; s = s->others)
+    if (s->plugin == plugin)
+      return true;
+  return false;
+}
+
+static void
+close_retired_locked (bool all)
+{
+  struct plugin **at = &retired;
+
+  while (*at) {
+    struct plugin *plugin = *at;
+
+    if (all || !is_a_clients_locked (plugin)) {
+      *at = plugin->retired;
+      plugin_close (plugin);
+    }
+    else
+      at = &plugin->retired;
+  }
+}
+
 static void
 close_shared_locked (void)
 {
@@ -244,6 +274,8 @@ join_shared_locked (nbdkit_backend *below, bool readonly, const char *export)
       plugin_close (shared);
       shared = NULL;
     }
+    shared_below = below;
+    shared_opened++;
   }
   return shared;
 }
@@ -360,8 +392,10 @@ session_leave (struct session *s)
     return;
 
   HOLD_LOCK (&lock);
-  if (s->plugin == shared)
+  if (s->plugin->shared) {
     unlink_locked (s);
+    close_retired_locked (false);
+  }
   else
     leave_connection_locked (s);
   s->plugin = NULL;
@@ -391,6 +425,45 @@ sessions_tidy (void)
   return SESSIONS_NONE;
 }
 
+void
+sessions_renew (void)
+{
+  CLEANUP_FREE char *export = NULL;
+  nbdkit_backend *below;
+  struct plugin *plugin;
+  unsigned opened;
+  bool readonly;
+
+  mutex_lock (&lock);
+  if (sessions == NULL || shared == NULL) {
+    mutex_unlock (&lock);
+    return;
+  }
+  below = shared_below;
+  opened = shared_opened;
+  readonly = shared->readonly;
+  export = strdup (export_locked ());
+  mutex_unlock (&lock);
+
+  /* It may take long, and clients shall come and go meanwhile. */
+  plugin = export ? plugin_open (below, readonly, export, true) : NULL;
+  if (plugin == NULL)
+    return;
+
+  HOLD_LOCK (&lock);
+  if (shared == NULL || shared_opened != opened ||
+      !check_size_locked (plugin) || plugin->can_write != shared->can_write) {
+    plugin_close (plugin);
+    return;
+  }
+  backing_use (backing, plugin);
+  shared->retired = retired;
+  retired = shared;
+  shared = plugin;
+  shared_opened++;
+  close_retired_locked (false);
+}
+
 bool
 sessions_can_drain (void)
 {
@@ -404,4 +477,5 @@ sessions_end (void)
   HOLD_LOCK (&lock);
   close_shared_locked ();
   detach_locked ();
+  close_retired_locked (true);
 }

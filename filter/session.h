@@ -58,6 +58,11 @@ enum session_interest {
 };
 extern enum session_interest sessions_tidy (void);
 
+/* Open the shared context anew, for it fails and clients are there: a plugin's
+ * connection to its server may have been lost.  What the old one was given and
+ * has not flushed is written again. */
+extern void sessions_renew (void);
+
 /* May what is dirty be written back now? */
 extern bool sessions_can_drain (void);
 

@@ -7,7 +7,7 @@
 
 . "$(dirname "$0")/functions.sh"
 need_plugin nbd
-need qemu-nbd qemu-img
+need qemu-nbd qemu-img nbdcopy
 use_seed
 
 # same_qcow2: qemu-img's opinion.
@@ -78,10 +78,36 @@ lost reopened nbd socket=qemu.sock
 until_true 20 has_text reopened.log 'pcache: write-back failed'
 start_qemu_nbd qemu disk.qcow2 qcow2
 end_client
-# Once no client is left.
+# Once no client is left, or later by itself.
 exercise reopened
 stop reopened
 drained reopened
+end_qemu_nbd qemu
+same_qcow2
+
+say "The same, with clients all the time, and the server killed in mid-write"
+qemu-img create -q -f qcow2 disk.qcow2 16M
+random_file model.img $((16 * MiB))
+start_qemu_nbd qemu disk.qcow2 qcow2
+use_cache pmem
+start renewed --filter=rate nbd socket=qemu.sock rate=32M pmem="$cache" \
+      pmem-size=34M pcache-segment-size=1M pcache-writeback-delay=0
+start_client renewed
+nbdcopy --flush model.img "$(uri renewed)"
+has_megabytes () { [ "$(du -m disk.qcow2 | cut -f 1)" -ge "$1" ]; }
+until_true 20 has_megabytes 5
+kill -KILL "${qemu_nbd_of[qemu]}"
+wait "${qemu_nbd_of[qemu]}" 2>/dev/null || true
+until_true 20 has_text renewed.log 'pcache: write-back failed'
+# It has forgotten what it had acknowledged.
+start_qemu_nbd qemu disk.qcow2 qcow2
+until_true 40 has_text renewed.log 'backing store works again'
+nbdsh -u "$(uri renewed)" -c '
+assert h.pread (16 << 20, 0) == open ("model.img", "rb").read ()
+'
+end_client
+stop renewed
+drained renewed
 end_qemu_nbd qemu
 same_qcow2
 
