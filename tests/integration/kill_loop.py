@@ -2,7 +2,8 @@
 
 """Write, kill -9 at a random moment, restart, look at everything; again.
 
-  kill_loop.py --seed N --rounds N --disk PATH -- NBDKIT ARGUMENT...
+  kill_loop.py --seed N --rounds N --disk PATH [--at-end COMMAND]
+               -- NBDKIT ARGUMENT...
 
 Each unit of the disk holds its own number and a counter that grows with every
 write to it, or zeros.  So of each unit that is read it can be said which
@@ -16,7 +17,8 @@ write it came from, and that must be, promise P2,
 Writers have a connection each, and parts of the disk of their own, so the
 writes to a unit have an order; any of them flushes for all.  A reader looks
 everywhere.  After the last round the server ends well, and the disk must
-hold what it served."""
+hold what it served.  Where the disk is no file, COMMAND then makes one of it;
+before, PATH is only as large."""
 
 import argparse
 import array
@@ -306,6 +308,8 @@ class Loop:
         if self.server.wait(60) != 0:
             raise Wrong('nbdkit ended with exit code %d'
                         % self.server.returncode)
+        if self.o.at_end:
+            subprocess.run(self.o.at_end, shell=True, check=True)
         # Nothing was lost without a kill, and the disk has it all.
         data = open(self.o.disk, 'rb').read()
         self.history.check(0, data, self.history.acked)
@@ -323,6 +327,7 @@ def main():
     p.add_argument('--seed', type=int, required=True)
     p.add_argument('--rounds', type=int, required=True)
     p.add_argument('--disk', required=True)
+    p.add_argument('--at-end')
     p.add_argument('command', nargs='+')
     loop = Loop(p.parse_args())
     loop.number = 0
