@@ -5,8 +5,9 @@ with what must be there: the idea of fsx, which Debian does not have.
 
   fsx.py run   SEED COUNT FILE    COUNT operations; or, if that is no number,
                                   until there is a file of that name
-  fsx.py crash SEED FILE STATE    until the disk goes away; STATE, on another
-                                  disk, gets what must have outlived that
+  fsx.py crash SEED FILE STATE    until the disk goes away, not before it has
+                                  said "ready"; STATE, on another disk, gets
+                                  what must have outlived that
   fsx.py check FILE STATE         whether it has
 
 An operation that the file system does not have is left out from then on.  In
@@ -339,6 +340,7 @@ def crash(seed, path, state):
     file = File(path, random.Random(seed), mapped=False)
     try:
         file.sync()
+        print('ready', flush=True)
         while True:
             file.step()
     except Wrong as e:

@@ -61,7 +61,7 @@ never_noticed ()
   load_dbench
   # Which end when they have done so much, and take their time here.
   if [ "$LOAD_SCALE" -gt 1 ]; then load_fio; load_stress; fi
-  for (( i = $(load_work 3); i > 0; i-- )); do
+  for (( i = $(load_work 2); i > 0; i-- )); do
     sleep 1.2
     sleep_up_to 800
     kill_hard cache
@@ -93,8 +93,8 @@ power_cuts ()
       load fsx$n "$PYTHON3" "$top_srcdir/tests/interop/fsx.py" crash \
            $RANDOM mnt/fsx$n state$n
     done
-    sleep 0.5
-    sleep_up_to 1000
+    for n in 1 2 3; do until_true 60 has_text fsx$n.load.log ready; done
+    sleep_up_to 1500
     kill_hard cache
     end_loads
     tail -q -n 1 fsx?.load.log

@@ -18,7 +18,7 @@ parameters=(file disk.img pmem=cache.img pmem-size=12M
             pcache-segment-size=1M pcache-writeback-delay=0)
 
 truncate -s 128M disk.img
-random_file data $((10 * MiB))
+random_file data $((7 * MiB))
 # Made at full speed.
 start first "${parameters[@]}"
 attach first
