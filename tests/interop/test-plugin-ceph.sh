@@ -53,12 +53,6 @@ unserve ()
   wait "${qemu_of[$1]}" 2>/dev/null || true
 }
 
-# over NAME: what start gets, to reach that qemu-nbd, also when it comes back.
-over ()
-{
-  echo --filter=retry nbd "socket=$dir/$1.sock" \
-       retries=60 retry-delay=1 retry-exponential=no
-}
 small=(pcache-segment-size=1M pmem-size=16M)
 
 # holds NAME OFFSET BYTES: what qemu-nbd has there, BYTES being Python.
@@ -99,8 +93,7 @@ unserve q1 TERM
 say "The OSD does not answer for a while: clients do not notice"
 serve q1 cut
 use_cache pmem
-# shellcheck disable=SC2046
-start fails $(over q1) "pmem=$cache" pcache-writeback-delay=0 "${small[@]}"
+start fails nbd "socket=$dir/q1.sock" "pmem=$cache" pcache-writeback-delay=0 "${small[@]}"
 nbdsh -u "$(uri fails)" -c 'h.pread (8 << 20, 0)' # the cache knows these
 cluster pause-osd
 within 20 "$PYTHON3" -c '
@@ -118,7 +111,7 @@ say "And so does qemu-nbd, while a client is connected"
 start_client fails 'h.pwrite (b"new", 4096)'
 unserve q1 TERM
 serve q1 cut
-# The retry filter does not connect again once nbdkit stops.
+# The cache opens the plugin anew.
 until_true 60 holds q1 4096 'b"new"'
 until_true 60 holds q1 7960000 'bytes ([200]) * 10000'
 end_client
@@ -137,8 +130,7 @@ unserve q1 TERM
 say "Snapshots while it writes back are legal states"
 serve q2 order
 use_cache pmem
-# shellcheck disable=SC2046
-start order $(over q2) "pmem=$cache" pcache-segment-size=1M pmem-size=34M \
+start order nbd "socket=$dir/q2.sock" "pmem=$cache" pcache-segment-size=1M pmem-size=34M \
       pcache-writeback-delay=0
 python "$interop/ceph_order.py" write --conf "$conf" --image rbd/order \
        --uri "$(uri order)" --seed "$seed" --epochs 600 ||
@@ -151,8 +143,7 @@ say "The host dies, with data that is only in its cache"
 serve q3 host
 use_cache file
 : > writer.out
-# shellcheck disable=SC2046
-start host $(over q3) "pmem=$cache" "${small[@]}" pcache-writeback-delay=0
+start host nbd "socket=$dir/q3.sock" "pmem=$cache" "${small[@]}" pcache-writeback-delay=0
 "$PYTHON3" "$interop/ceph_order.py" write --killed --history history \
            --uri "$(uri host)" --seed "$seed" > writer.out 2>&1 &
 writer=$!
@@ -177,8 +168,7 @@ import json, sys
 for lock in json.load (sys.stdin): print (lock["locker"], lock["id"])')
 rbd lock rm rbd/host "$id" "$locker"
 serve q4 host
-# shellcheck disable=SC2046
-start moved $(over q4) "pmem=$cache"
+start moved nbd "socket=$dir/q4.sock" "pmem=$cache"
 nbdsh -u "$(uri moved)" -c 'h.pread (1, 0)'
 stop moved 60
 unserve q4 TERM
