@@ -27,7 +27,9 @@ say "Nothing changes but for the filter's own purpose"
 for filter in cacheextents noextents readahead; do
   both $filter "" "${disk[@]}"
 done
-both delay "" "${disk[@]}" rdelay=1ms wdelay=1ms
+life "delay pcache" "" "${disk[@]}" rdelay=1ms wdelay=1ms
+# It fails when nbdkit stops, so the drain must not need it.
+life "pcache delay" "" "${disk[@]}" rdelay=1ms
 both rate "" "${disk[@]}" rate=2G connection-rate=1G
 both retry-request "" "${disk[@]}" retry-request-delay=1
 both scan "" "${disk[@]}" scan-forever=true
