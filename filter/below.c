@@ -10,7 +10,8 @@
 #include "below.h"
 #include "config.h"
 
-static bool cow, cache, tls_fallback;   /* set in .load, then constant */
+/* Set in .load, then constant. */
+static bool memory, tmpdisk, cow, cache, tls_fallback;
 
 static int
 note_module (struct dl_phdr_info *info, size_t size, void *unused)
@@ -18,6 +19,10 @@ note_module (struct dl_phdr_info *info, size_t size, void *unused)
   const char *slash = strrchr (info->dlpi_name, '/');
   const char *name = slash ? slash + 1 : info->dlpi_name;
 
+  if (strcmp (name, "nbdkit-memory-plugin.so") == 0)
+    memory = true;
+  if (strcmp (name, "nbdkit-tmpdisk-plugin.so") == 0)
+    tmpdisk = true;
   if (strcmp (name, "nbdkit-cow-filter.so") == 0)
     cow = true;
   if (strcmp (name, "nbdkit-cache-filter.so") == 0)
@@ -36,11 +41,15 @@ below_look (void)
 const char *
 below_forgets (void)
 {
+  if (memory)
+    return "the plugin memory";
+  if (tmpdisk)
+    return "the plugin tmpdisk";
   if (cow)
-    return "cow";
+    return "the filter cow, to the right of pcache,";
   /* With this one it does not even hand on a flush. */
   if (cache && config.cache_filter_unsafe)
-    return "cache (cache=unsafe)";
+    return "the filter cache (cache=unsafe), to the right of pcache,";
   return NULL;
 }
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 
-/* below: which filters are nearer to the plugin than this one.
+/* below: which plugin and filters there are between this one and the disk.
  *
  * nbdkit does not tell a filter.  But it loads the plugin first, then the
  * filters from right to left, and calls .load of each before the next one:
@@ -14,8 +14,8 @@
 /* From .load. */
 extern void below_look (void);
 
-/* Does what is written to the layers below end with this process?  The name
- * of the filter that makes it so, or NULL. */
+/* Does what is written to the layers below end with this process?  Which of them
+ * makes it so, in words, or NULL. */
 extern const char *below_forgets (void);
 
 /* Is the filter tls-fallback there?  The context that all clients share

@@ -232,20 +232,19 @@ start_housekeeper (void)
 
 /* Life. ------------------------------------------------------------------ */
 
-/* What an earlier run wrote back is gone if a filter below kept it to itself;
- * the cache would mix it with the older content. */
+/* What an earlier run wrote back is gone if a layer below kept it to itself; the
+ * cache would mix it with the older content. */
 static int
 check_layers_below (void)
 {
-  const char *filter = below_forgets ();
+  const char *layer = below_forgets ();
 
-  if (filter == NULL ||
+  if (layer == NULL ||
       stats_get (cache_stats (cache), STAT_replayed_records) == 0)
     return 0;
-  report (REPORT_ERROR, "the filter %s is to the right of pcache, and what "
-          "is written to it ends with nbdkit, but the cache holds data of an "
-          "earlier run; put it to the left of pcache, or discard the cache "
-          "with pcache-format=force", filter);
+  report (REPORT_ERROR, "%s forgets what is written to it when nbdkit ends, but "
+          "the cache holds data of an earlier run, which it would mix with the "
+          "disk's; pcache-format=force discards it", layer);
   return -1;
 }
 

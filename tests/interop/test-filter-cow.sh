@@ -57,7 +57,7 @@ for filter in cow "cache cache=unsafe"; do
   same disk.img source.img "the overlay was handed on"
 
   say "... and never again with that one"
-  refused again "filter $name " 'to the right of pcache' 'pcache-format=force' \
+  refused again "filter $name" 'to the right of pcache' 'pcache-format=force' \
           -- --filter=pcache --filter="$name" file disk.img $parameter \
              "${parameters[@]}"
   refused never 'to the right of pcache' \

@@ -66,6 +66,7 @@ for allocator in sparse malloc zstd; do
   stop memory
   drained memory
   # Such a cache is of no use any more.
+  refused memory 'plugin memory forgets' -- --filter=pcache memory 12M pmem="$cache"
   truncate -s 0 model.img
   truncate -s 12M model.img
   start memory memory 12M pmem="$cache" pcache-format=force \
