@@ -46,7 +46,9 @@ for kind in file pmem; do
   stop first
   same disk.img expected.img
   [ "$(figure first dirty_bytes)" -eq 0 ] || fail "something is dirty"
-  [ ! -s first.log ] || fail "it complained: $(cat first.log)"
+  # nbdkit itself says this if the signal comes before it has seen the client go.
+  ! grep -v 'error: aborting sleep because of server shut down' first.log ||
+    fail "it complained: $(cat first.log)"
 
   say "$kind: flushed and killed; the next process drains it, with no client"
   rm -f disk.img "$cache"
