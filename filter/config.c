@@ -318,6 +318,17 @@ has_prefix (const char *text, const char *prefix)
   return strncmp (text, prefix, strlen (prefix)) == 0;
 }
 
+/* Parameters of the file and nbd plugins that make these crash when they are
+ * opened without an export name. */
+static bool
+has_exports (const char *key, const char *value)
+{
+  if (strcmp (key, "dynamic-export") == 0)
+    return nbdkit_parse_bool (value) == 1;
+  return strcmp (key, "dir") == 0 || strcmp (key, "directory") == 0 ||
+    strcmp (key, "dirfd") == 0;
+}
+
 enum config_verdict
 config_set (const char *key, const char *value)
 {
@@ -338,7 +349,7 @@ config_set (const char *key, const char *value)
             "nbdkit --filter=pcache null --help lists them", key);
     return CONFIG_BAD;
   }
-  if (strcmp (key, "dir") == 0 || strcmp (key, "directory") == 0)
+  if (has_exports (key, value))
     config.plugin_has_exports = true;
   if (strcmp (key, "cache") == 0 && strcmp (value, "unsafe") == 0)
     config.cache_filter_unsafe = true;

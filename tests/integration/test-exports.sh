@@ -146,3 +146,22 @@ h.pwrite (b"two", 3)
   stop $context
   [ "$(head -c 6 disk.img)" = onetwo ] || fail "$context: not written back"
 done
+
+say "Another server's exports, by name: nbd dynamic-export="
+cp a.img files/a
+start_nbdkit names file dir=files
+parameters=(nbd socket="$dir/names.sock" dynamic-export=true
+            pmem-size=16M pcache-segment-size=1M)
+# The default name is none of them.  The plugin must not be opened without any:
+# it would end the server.
+start none "${parameters[@]}" pmem=none.img
+refuses none ""
+refuses none a
+stop none
+start bridge "${parameters[@]}" pmem=bridge.img pcache-export=a
+nbdsh -u "$(uri bridge a)" -c 'assert h.pread (4, 0) == b"aaaa"' \
+      -c 'h.pwrite (b"over", 0)'
+refuses bridge b
+stop bridge
+stop names
+[ "$(head -c 5 files/a)" = overa ] || fail "not written back"
