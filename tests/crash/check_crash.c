@@ -442,7 +442,7 @@ main (int argc, char *argv[])
     scale = MAX (strtoul (scale_text, NULL, 10), 1ul);
   /* Where a sanitizer makes it slow, it finds what it looks for at the first
    * few. */
-  scale = MIN (scale, MAX (scale * scale / 100, 1u));
+  scale = MIN (scale, MAX (scale * scale * scale / 10000, 1u));
   seed_choose (seed_argv[2] ? 3 : 1, seed_argv);
   tasks = be_long ? longer : normal;
   task_count = be_long ? sizeof longer / sizeof *longer
