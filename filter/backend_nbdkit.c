@@ -344,8 +344,20 @@ backing_release (struct backing *b)
     pthread_cond_broadcast (&b->changed);
 }
 
-void
-backing_use (struct backing *b, struct plugin *plugin)
+/* False: they are not gone by UNTIL_MS (0: wait for ever). */
+static bool
+await_holders_locked (struct backing *b, uint64_t until_ms)
+{
+  while (b->holders > 0)
+    if (until_ms == 0)
+      pthread_cond_wait (&b->changed, &b->lock);
+    else if (!cond_wait_until (&b->changed, &b->lock, until_ms))
+      return b->holders == 0;
+  return true;
+}
+
+bool
+backing_try_use (struct backing *b, struct plugin *plugin, uint64_t until_ms)
 {
   int r = 0;
 
@@ -353,8 +365,11 @@ backing_use (struct backing *b, struct plugin *plugin)
   while (b->changing)
     pthread_cond_wait (&b->changed, &b->lock);
   b->changing = true;
-  while (b->holders > 0)
-    pthread_cond_wait (&b->changed, &b->lock);
+  if (!await_holders_locked (b, until_ms)) {
+    b->changing = false;
+    pthread_cond_broadcast (&b->changed);
+    return false;
+  }
 
   /* The next plugin's flush need not cover what this one was given. */
   if (b->plugin && b->plugin != plugin && b->backend.can_write &&
@@ -369,6 +384,13 @@ backing_use (struct backing *b, struct plugin *plugin)
   b->plugin = plugin;
   b->changing = false;
   pthread_cond_broadcast (&b->changed);
+  return true;
+}
+
+void
+backing_use (struct backing *b, struct plugin *plugin)
+{
+  backing_try_use (b, plugin, 0);
 }
 
 bool
@@ -537,7 +559,7 @@ backing_new (void)
   b->backend.ops = &backing_ops;
   pthread_mutex_init (&b->lock, NULL);
   pthread_mutex_init (&b->partial_lock, NULL);
-  pthread_cond_init (&b->changed, NULL);
+  cond_init (&b->changed);
   return b;
 }
 

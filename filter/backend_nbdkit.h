@@ -62,6 +62,9 @@ extern void backing_describe (struct backing *backing,
 
 /* Use PLUGIN (NULL: none) from now on.  One caller at a time. */
 extern void backing_use (struct backing *backing, struct plugin *plugin);
+/* The same, but not if the calls in flight have not come back by then: false. */
+extern bool backing_try_use (struct backing *backing, struct plugin *plugin,
+                             uint64_t until_ms);
 extern bool backing_uses (struct backing *backing,
                           const struct plugin *plugin);
 

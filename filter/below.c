@@ -54,6 +54,12 @@ below_forgets (void)
 }
 
 bool
+below_differs_each_time (void)
+{
+  return tmpdisk;
+}
+
+bool
 below_has_tls_fallback (void)
 {
   return tls_fallback;

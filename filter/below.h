@@ -18,6 +18,9 @@ extern void below_look (void);
  * makes it so, in words, or NULL. */
 extern const char *below_forgets (void);
 
+/* Is it another disk each time it is opened? */
+extern bool below_differs_each_time (void);
+
 /* Is the filter tls-fallback there?  The context that all clients share
  * has no TLS: it would give its text to everybody. */
 extern bool below_has_tls_fallback (void);

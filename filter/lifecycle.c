@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 
 /* One thread looks after what no request does: it closes the shared context
- * when nobody needs it, and notices that the server is stopping.
+ * when nobody needs it, has it opened anew when it fails, and notices that the
+ * server is stopping.
  *
  * The latter matters while clients are connected: nbdkit then waits for them
  * before it calls .cleanup, for ever if they are idle, and people lose
@@ -15,6 +16,7 @@
 #include <inttypes.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
@@ -45,6 +47,14 @@ static FILE *stats_file;
 static bool running;            /* set in after_fork, then constant */
 
 static pthread_t housekeeper;
+static sigset_t usual_signals;  /* nbdkit's; constant once there is one */
+
+/* The housekeeper's; when that has ended, the main thread's. */
+static pthread_t renewer;
+static bool may_renew;          /* constant since get_ready */
+static bool renewing;           /* there is such a thread */
+static atomic_bool renewed;     /* and it is about to end */
+
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t news;
 static bool woken;              /* lock */
@@ -149,6 +159,34 @@ writeback_fails (void)
   return status.writeback_error != 0;
 }
 
+static void *
+renew (void *unused)
+{
+  /* Programs that a plugin starts inherit them. */
+  pthread_sigmask (SIG_SETMASK, &usual_signals, NULL);
+  sessions_renew ();
+  atomic_store (&renewed, true);
+  return NULL;
+}
+
+static void
+await_renewer (void)
+{
+  if (renewing)
+    pthread_join (renewer, NULL);
+  renewing = false;
+}
+
+/* In a thread of its own: a server that takes one connection at a time answers
+ * when the old one is closed, and it is the housekeeper that closes it. */
+static void
+start_renewer (void)
+{
+  nbdkit_debug ("pcache: the backing store fails: opening it anew");
+  atomic_store (&renewed, false);
+  renewing = pthread_create (&renewer, NULL, renew, NULL) == 0;
+}
+
 /* A failure that goes away by itself needs no new context. */
 static void
 renew_when_it_fails (void)
@@ -160,14 +198,18 @@ renew_when_it_fails (void)
                                      STAT_backing_read_errors);
   const uint64_t now = now_ms ();
 
+  if (renewing) {
+    if (!atomic_load (&renewed))
+      return;
+    await_renewer ();
+    last_ms = now;
+  }
   if (!writeback_fails () && errors == read_errors)
     due_ms = 0;
   else if (due_ms == 0)
     due_ms = MAX (now + RENEW_FIRST_MS, last_ms + RENEW_AGAIN_MS);
   else if (now >= due_ms) {
-    nbdkit_debug ("pcache: the backing store fails: opening it anew");
-    sessions_renew ();
-    last_ms = now_ms ();
+    start_renewer ();
     read_errors = errors;
     due_ms = 0;
   }
@@ -204,7 +246,7 @@ keep_house (void *unused)
       }
       break;
     }
-    if (interest == SESSIONS_ACTIVE)
+    if (interest != SESSIONS_NONE && may_renew)
       renew_when_it_fails ();
   } while (wait_for_news (interest));
   return NULL;
@@ -214,7 +256,7 @@ keep_house (void *unused)
 static int
 start_housekeeper (void)
 {
-  sigset_t asynchronous, before;
+  sigset_t asynchronous;
   int r;
 
   /* Not those that a thread gets for what it does itself: SIGBUS is how the
@@ -224,9 +266,9 @@ start_housekeeper (void)
   sigdelset (&asynchronous, SIGSEGV);
   sigdelset (&asynchronous, SIGFPE);
   sigdelset (&asynchronous, SIGILL);
-  pthread_sigmask (SIG_SETMASK, &asynchronous, &before);
+  pthread_sigmask (SIG_SETMASK, &asynchronous, &usual_signals);
   r = pthread_create (&housekeeper, NULL, keep_house, NULL);
-  pthread_sigmask (SIG_SETMASK, &before, NULL);
+  pthread_sigmask (SIG_SETMASK, &usual_signals, NULL);
   return -r;
 }
 
@@ -260,6 +302,9 @@ lifecycle_get_ready (int thread_model)
 
   gate_set_closed (!parallel,
                    thread_model < NBDKIT_THREAD_MODEL_SERIALIZE_REQUESTS);
+  /* The old context is still open when the new one is. */
+  may_renew = thread_model > NBDKIT_THREAD_MODEL_SERIALIZE_CONNECTIONS &&
+    !below_differs_each_time ();
   /* Several would only queue at the gate. */
   if (!parallel)
     config.cache.writeback_threads = 1;
@@ -393,6 +438,8 @@ lifecycle_cleanup (void)
 
   cache_get_status (cache, &status);
   sessions_end ();
+  /* It may have waited for that. */
+  await_renewer ();
   report_what_is_left (&status, tried, drained);
   write_statistics (&status);
   cache_close (cache);

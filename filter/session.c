@@ -24,6 +24,9 @@
 /* How long the shared context outlives the last client, for the next
  * command of a script to find it open. */
 #define LINGER_MS 100
+/* How long a change to a new context waits for requests in the old one: one
+ * that hangs there must not keep others from what they can have. */
+#define RENEW_WAIT_MS 2000
 
 /* Held while contexts are opened and closed, so a client that comes waits
  * for them.  Never held while draining. */
@@ -32,6 +35,9 @@ static struct session *sessions;        /* lock */
 static struct plugin *shared;           /* lock */
 static nbdkit_backend *shared_below;    /* lock; of what it is a context */
 static unsigned shared_opened;          /* lock; how often */
+static bool renewing;                   /* lock; a context is being opened
+                                         * that may become the shared one */
+static pthread_cond_t renewed = PTHREAD_COND_INITIALIZER;
 static struct plugin *retired;          /* lock; contexts that were shared once
                                          * and are still some client's */
 static bool attached;                   /* lock */
@@ -263,6 +269,10 @@ join_shared_locked (nbdkit_backend *below, bool readonly, const char *export)
   if (shared && sessions == NULL &&
       ((shared->readonly && !readonly) || shared->failed))
     close_shared_locked ();
+  /* One that came too late is closed again.  With a server of one connection
+   * at a time ours has to wait for that, and must not hold the lock. */
+  while (shared == NULL && renewing)
+    pthread_cond_wait (&renewed, &lock);
   if (!check_readonly_locked (readonly))
     return NULL;
 
@@ -425,6 +435,23 @@ sessions_tidy (void)
   return SESSIONS_NONE;
 }
 
+/* PLUGIN takes the place of the shared context, if that still is the one opened
+ * as number OPENED. */
+static bool
+replace_shared_locked (struct plugin *plugin, unsigned opened)
+{
+  if (shared == NULL || shared_opened != opened ||
+      !check_size_locked (plugin) || plugin->can_write != shared->can_write ||
+      !backing_try_use (backing, plugin, now_ms () + RENEW_WAIT_MS))
+    return false;
+  shared->retired = retired;
+  retired = shared;
+  shared = plugin;
+  shared_opened++;
+  close_retired_locked (false);
+  return true;
+}
+
 void
 sessions_renew (void)
 {
@@ -434,34 +461,26 @@ sessions_renew (void)
   unsigned opened;
   bool readonly;
 
-  mutex_lock (&lock);
-  if (sessions == NULL || shared == NULL) {
-    mutex_unlock (&lock);
+  HOLD_LOCK (&lock);
+  if (shared == NULL)
     return;
-  }
+  export = strdup (export_locked ());
+  if (export == NULL)
+    return;
   below = shared_below;
   opened = shared_opened;
   readonly = shared->readonly;
-  export = strdup (export_locked ());
-  mutex_unlock (&lock);
+  renewing = true;
 
   /* It may take long, and clients shall come and go meanwhile. */
-  plugin = export ? plugin_open (below, readonly, export, true) : NULL;
-  if (plugin == NULL)
-    return;
+  mutex_unlock (&lock);
+  plugin = plugin_open (below, readonly, export, true);
+  mutex_lock (&lock);
 
-  HOLD_LOCK (&lock);
-  if (shared == NULL || shared_opened != opened ||
-      !check_size_locked (plugin) || plugin->can_write != shared->can_write) {
+  if (plugin && !replace_shared_locked (plugin, opened))
     plugin_close (plugin);
-    return;
-  }
-  backing_use (backing, plugin);
-  shared->retired = retired;
-  retired = shared;
-  shared = plugin;
-  shared_opened++;
-  close_retired_locked (false);
+  renewing = false;
+  pthread_cond_broadcast (&renewed);
 }
 
 bool

@@ -58,9 +58,10 @@ enum session_interest {
 };
 extern enum session_interest sessions_tidy (void);
 
-/* Open the shared context anew, for it fails and clients are there: a plugin's
- * connection to its server may have been lost.  What the old one was given and
- * has not flushed is written again. */
+/* Open the shared context anew, for it fails: a plugin's connection to its server
+ * may have been lost.  What the old one was given and has not flushed is written
+ * again.  It may take as long as the plugin likes, also until the old one is
+ * closed. */
 extern void sessions_renew (void);
 
 /* May what is dirty be written back now? */
