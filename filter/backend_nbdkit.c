@@ -87,7 +87,7 @@ plugin_open (nbdkit_backend *below, bool readonly, const char *export,
   p->readonly = readonly;
   p->shared = shared;
 
-  PASS_GATE ();
+  PASS_GATE_EARLY ();
   p->next = nbdkit_next_context_open (below, readonly, export, shared);
   if (p->next == NULL) {
     free (p);
@@ -112,7 +112,7 @@ plugin_close (struct plugin *p)
 {
   if (p == NULL)
     return;
-  PASS_GATE ();
+  PASS_GATE_EARLY ();
   p->next->finalize (p->next);
   nbdkit_next_context_close (p->next);
   free (p);

@@ -8,10 +8,11 @@
  * background, passes this gate.  It is first come, first served: write-back
  * calling in a loop does not shut out a client's read.
  *
- * What is asked before a client has opened anything passes only with a model that
- * serialises across connections, too.  With serialize_requests nbdkit asks it at
- * any time, and a call that takes a minute (the retry filter waits inside) shall
- * not keep new clients out.
+ * What is asked before a client has opened anything, and to open a context and to
+ * close one, passes only with a model that serialises across connections, too.
+ * With serialize_requests nbdkit does it at any time.  A call that takes a minute
+ * (the retry filter waits inside) shall not keep new clients out, and a server of
+ * one connection at a time answers a second one only when the first is closed.
  *
  * Innermost of all locks: nothing is locked while inside. */
 
@@ -20,8 +21,8 @@
 
 #include <stdbool.h>
 
-/* What passes one by one: all calls, and those before a client has opened anything;
- * the others pass at once.  Before any other thread runs. */
+/* What passes one by one: all calls, and those about no context that is in use; the
+ * others pass at once.  Before any other thread runs. */
 extern void gate_set_closed (bool all, bool early);
 
 /* Both return what gate_leave is to be given. */
@@ -40,7 +41,7 @@ cleanup_gate_leave (bool *entered)
   __attribute__ ((cleanup (cleanup_gate_leave), unused))                \
   bool _in_gate = gate_enter ()
 
-/* The same for what is asked before a client has opened anything. */
+/* The same for what is about no context that is in use. */
 #define PASS_GATE_EARLY()                                               \
   __attribute__ ((cleanup (cleanup_gate_leave), unused))                \
   bool _in_gate = gate_enter_early ()

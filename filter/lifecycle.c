@@ -438,10 +438,10 @@ lifecycle_cleanup (void)
 
   cache_get_status (cache, &status);
   sessions_end ();
-  /* It may have waited for that. */
-  await_renewer ();
   report_what_is_left (&status, tried, drained);
   write_statistics (&status);
+  /* What it waits for may just have happened.  It finds nothing to do. */
+  await_renewer ();
   cache_close (cache);
   cache = NULL;
   running = false;

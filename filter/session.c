@@ -241,9 +241,9 @@ check_size_locked (struct plugin *plugin)
 
   if (plugin->size == size)
     return true;
-  report (REPORT_ERROR, "connection refused: the backing store had "
-          "%" PRIu64 " bytes and now has %" PRIu64 "; its size must not change "
-          "while it is cached", size, plugin->size);
+  report (REPORT_ERROR, "not used: the backing store had %" PRIu64 " bytes and "
+          "now has %" PRIu64 "; its size must not change while it is cached",
+          size, plugin->size);
   return false;
 }
 

@@ -25,14 +25,16 @@ truncate -s 8M disk.img
 has_opened () { [ "$(wc -l < opened)" -ge "$1" ]; }
 
 say "A server with one connection at a time"
-# busy NAME: writes to it have failed, and the second connection waits.
+# busy NAME [serialize=...]: writes to it have failed, and the second connection
+# waits.
 busy ()
 {
   touch fail
   start_nbdkit "$1-server" --filter=noparallel --filter=error file disk.img \
                serialize=connections error-pwrite=EIO error-pwrite-rate=100% \
                error-pwrite-file="$dir/fail"
-  start "$1" -v nbd socket="$1-server.sock" pmem="$1.img" "${cache[@]}"
+  start "$1" -v ${2:+--filter=noparallel} nbd socket="$1-server.sock" ${2-} \
+        pmem="$1.img" "${cache[@]}"
   start_client "$1" 'h.pwrite (b"'"$1"'" * 10000, 0)'
   until_true 10 has_text "$1.log" "$anew"
   sleep 0.5
@@ -45,6 +47,12 @@ end_client
 stop ends
 [ "$(figure ends dirty_bytes)" -eq 0 ] || fail "something is dirty"
 stop ends-server
+
+busy serial serialize=requests
+nbdsh -u "$(uri serial)" -c 'assert h.pread (1, 1 << 20) == bytes (1)'
+end_client
+stop serial
+stop serial-server
 
 busy next
 end_client
