@@ -397,6 +397,78 @@ a_store_that_fails_often_takes_everything_in_the_end (void **state)
   }
 }
 
+/* Between two attempts anything may change: how far the step goes, which store
+ * it is (with other limits, and with nothing of the last attempt), what of the sets
+ * can be read.  Nothing is left out. */
+static void
+whatever_changes_between_attempts_everything_gets_there (void **state)
+{
+  enum { RUNS = 256 };          /* of 16 KiB; every 40th one is zeros */
+  const uint64_t run = 4 * BLOCK;
+  uint64_t random = seed;
+
+  (void) state;
+  for (unsigned round = 0; round < 20; round++) {
+    struct flaky flaky;
+    unsigned version[RUNS], last = 1, attempts = 0;
+    uint64_t limit = 0;
+
+    for (unsigned i = 0; i < RUNS; i++)
+      version[i] = 1;
+    small->engine.options.writeback_order = round % 2 ? WRITEBACK_BATCH
+      : WRITEBACK_STRICT;
+    for (unsigned i = 0; i < 2 * RUNS; i++) {
+      const unsigned n = random_below (&random, RUNS);
+      const struct range range = { n * run, run };
+
+      if (n % 40 == 0) {
+        assert_int_equal (engine_write_zeros (&small->engine, RECORD_ZERO,
+                                              range, false), 0);
+        version[n] = 0;
+      }
+      else
+        put (small, range.start, run, version[n] = ++last);
+      if (random_below (&random, 200) == 0)
+        flush (small);
+    }
+    flush (small);
+    make_flaky (&flaky, 0);
+    while (epoch_queue_dirty_bytes (&small->engine.queue) > 0) {
+      const unsigned what = random_below (&random, 10);
+      bool worked;
+
+      flaky.every = ++attempts < 1000 ? 1 + random_below (&random, 30) : 0;
+      small->device->bad_length = 0;
+      if (what < 3)
+        limit = written_back () + 1 + random_below (&random, 8);
+      else if (what < 6)
+        limit = UINT64_MAX;
+      else if (what == 6) {
+        writeback_resume (small->writeback);    /* as cache_detach does */
+        memory_backend_crash (small->disk, &random);
+        small->disk->backend.max_request = random_below (&random, 2) ? MIB
+          : 256 * 1024;
+      }
+      else if (what == 7 && attempts < 1000) {
+        const uint64_t at = set_at (small->device, 0,
+                                    random_below (&random, 4));
+
+        small->device->bad_at = at;
+        small->device->bad_length = at > 0 ? 64 : 0;
+      }
+      requests[0] = '\0';
+      assert_in_range (-writeback_step (small->writeback, limit, &worked),
+                       0, EIO);
+      assert_true (attempts < 2000);
+    }
+    memory_backend_crash (small->disk, &random);
+    for (unsigned i = 0; i < RUNS; i++)
+      expect_on_disk (small, i * run, run, version[i]);
+    tear_down (NULL);
+    set_up (NULL);
+  }
+}
+
 /* The part of the epoch that holds the damage is not done again. */
 static void
 what_is_lost_in_a_portion_is_durable_before_it_counts_as_clean (void **state)
@@ -1206,6 +1278,7 @@ main (int argc, char *argv[])
     TEST (nothing_is_clean_until_the_disk_has_flushed_it),
     TEST (after_a_failure_the_store_is_flushed_in_between),
     TEST (a_store_that_fails_often_takes_everything_in_the_end),
+    TEST (whatever_changes_between_attempts_everything_gets_there),
     TEST (what_is_lost_in_a_portion_is_durable_before_it_counts_as_clean),
     TEST (a_disk_that_cannot_zero_gets_zeros),
     TEST (requests_are_as_large_as_the_disk_takes),
