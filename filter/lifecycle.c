@@ -182,7 +182,6 @@ await_renewer (void)
 static void
 start_renewer (void)
 {
-  nbdkit_debug ("pcache: the backing store fails: opening it anew");
   atomic_store (&renewed, false);
   renewing = pthread_create (&renewer, NULL, renew, NULL) == 0;
 }

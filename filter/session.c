@@ -462,8 +462,10 @@ sessions_renew (void)
   bool readonly;
 
   HOLD_LOCK (&lock);
-  if (shared == NULL)
+  /* It may be the cache device that fails. */
+  if (shared == NULL || !shared->failed)
     return;
+  nbdkit_debug ("pcache: the backing store fails: opening it anew");
   export = strdup (export_locked ());
   if (export == NULL)
     return;

@@ -58,7 +58,7 @@ enum session_interest {
 };
 extern enum session_interest sessions_tidy (void);
 
-/* Open the shared context anew, for it fails: a plugin's connection to its server
+/* Open the shared context anew if it fails: a plugin's connection to its server
  * may have been lost.  What the old one was given and has not flushed is written
  * again.  It may take as long as the plugin likes, also until the old one is
  * closed. */
