@@ -98,6 +98,9 @@ has_megabytes () { [ "$(du -m disk.qcow2 | cut -f 1)" -ge "$1" ]; }
 until_true 20 has_megabytes 5
 kill -KILL "${qemu_nbd_of[qemu]}"
 wait "${qemu_nbd_of[qemu]}" 2>/dev/null || true
+# Killed between the two, it leaves clusters that it has taken and not used.
+qemu-img check -q -r leaks -f qcow2 disk.qcow2 > check.log ||
+  fail "the qcow2 image is damaged: $(cat check.log)"
 until_true 20 has_text renewed.log 'pcache: write-back failed'
 # It has forgotten what it had acknowledged.
 start_qemu_nbd qemu disk.qcow2 qcow2
