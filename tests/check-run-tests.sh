@@ -103,6 +103,10 @@ test_file not-asan <<'EOT'
 # run-tests: not-asan
 exit 0
 EOT
+test_file long-script <<'EOT'
+# run-tests: long
+exit 0
+EOT
 
 tap () { echo --group g --tap --timeout 2 "plain/$1"; }
 script () { echo --group g --timeout 2 "plain/$1"; }
@@ -142,6 +146,10 @@ expect '0 passed, 0 failed, 0 skipped' 1 --sanitizers address,undefined \
        $(script not-asan)
 expect '1 passed, 0 failed, 0 skipped' 0 --sanitizers address,undefined \
        $(script silent)
+expect '2 passed, 0 failed, 0 skipped' 0 --jobs 1 $(script silent) \
+       $(script long-script)
+[ "$(awk '/^PASS/ { print $2 }' output | xargs)" = "g/long-script g/silent" ] ||
+  { echo "the long one did not start first:"; cat output; exit 1; }
 touch test_listed.c test_forgotten.c
 cp plain/good plain/test_listed
 expect '2 passed, 1 failed, 1 skipped' 1 --group g --tap \
