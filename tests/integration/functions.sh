@@ -261,7 +261,8 @@ stop ()
 {
   local name=$1 code=0
 
-  kill -TERM "${pid_of[$name]}"
+  # It may have ended when its last client did.
+  kill -TERM "${pid_of[$name]}" 2>/dev/null || true
   await "$name" "${2:-30}" || code=$?
   [ $code -eq 0 ] || fail "$name: nbdkit ended with exit code $code"
 }

@@ -1,18 +1,21 @@
 # SPDX-License-Identifier: BSD-3-Clause
 
-"""Random requests to a disk, compared with what it should hold.
+"""Random requests over two connections, compared with what the disk should hold.
 
-  exercise.py URI MODEL SEED [key=value...]
+  exercise.py URI MODEL SEED [WORD...]
 
 MODEL is a file with the disk's content.  All of the disk is read and compared
-first; then come random requests on two connections, flushed at the end; then
-MODEL is written anew.  A range that is trimmed is written or zeroed before
-anybody relies on it.
+first; then come the requests, and at last a flush; then all is compared again,
+and MODEL is written anew.
 
   requests=N   how many (200)
   largest=N    bytes of the largest request (300000)
+  aligned=N    requests are multiples of N bytes (1)
+  one          one connection only
+  readonly     no writes, and they are refused
+  plain        nothing but reads and writes
+  loose-trim   what is trimmed may read as anything: it is overwritten at once
   patient      try again what fails
-  readonly     compare only, and see that nothing can be written
 """
 
 import os
@@ -22,9 +25,13 @@ import sys
 import nbd
 
 uri, model, seed = sys.argv[1:4]
-options = dict(word.partition("=")[::2] for word in sys.argv[4:])
-requests = int(options.get("requests", 200))
-largest = int(options.get("largest", 300000))
+words = dict(word.partition("=")[::2] for word in sys.argv[4:])
+requests = int(words.pop("requests", 200))
+largest = int(words.pop("largest", 300000))
+align = int(words.pop("aligned", 1))
+unknown = set(words) - {"one", "readonly", "plain", "loose-trim", "patient"}
+if unknown:
+    sys.exit("unknown: %s" % unknown)
 rng = random.Random(int(seed))
 when = "at first"
 
@@ -36,13 +43,17 @@ size = len(disk)
 def connect():
     h = nbd.NBD()
     h.add_meta_context(nbd.CONTEXT_BASE_ALLOCATION)
+    # What is not allowed is the server's to say.
     h.set_strict_mode(0)
+    h.set_uri_allow_local_file(True)
     h.connect_uri(uri)
+    if h.get_size() != size:
+        sys.exit("the size is %d, not %d" % (h.get_size(), size))
     return h
 
 
 def do(call, *arguments):
-    for _ in range(100 if "patient" in options else 0):
+    for _ in range(100 if "patient" in words else 0):
         try:
             return call(*arguments)
         except nbd.Error:
@@ -61,22 +72,12 @@ def compare(h, offset, length):
                  "first is %d, not %d; read again it is %d"
                  % (when, length, offset, len(wrong), offset + wrong[0],
                     offset + wrong[-1], got[wrong[0]], want[wrong[0]],
-                    h.pread(1, offset + wrong[0])[0]))
+                    h.pread(length, offset)[wrong[0]]))
 
 
 def compare_all(h):
     for at in range(0, size, 1 << 20):
         compare(h, at, min(1 << 20, size - at))
-
-
-def some_range():
-    length = rng.randint(1, min(size, largest))
-    offset = rng.randrange(size - length + 1)
-    # As clients do, and as they do not.
-    if rng.random() < 0.5:
-        offset &= -4096
-        length = min((length + 4095) & -4096, size - offset)
-    return offset, length
 
 
 def check_status(h, offset, length):
@@ -86,13 +87,80 @@ def check_status(h, offset, length):
     if not entries:
         sys.exit("block status of %d at %d: nothing" % (length, offset))
     for n, flags in zip(entries[::2], entries[1::2]):
-        n = min(n, offset + length - offset, size - offset)
+        # The last one may be longer than was asked for.
         if flags & nbd.STATE_ZERO and any(disk[offset:offset + n]):
             sys.exit("%d at %d: said to be zero" % (n, offset))
         offset += n
-        length -= n
-        if length <= 0:
-            break
+
+
+def some_range():
+    longest = min(size, rng.choice((1000, 30000, largest, largest)))
+    length = rng.randint(1, max(1, longest // align)) * align
+    offset = rng.randint(0, (size - length) // align) * align
+    # As clients do, and as they do not.
+    if rng.random() < 0.5:
+        offset &= -4096
+        length = min((length + 4095) & -4096, size - offset)
+        length -= length % align
+    return offset, length
+
+
+def write(h, offset, length, flags):
+    # Zeros as data, now and then.
+    data = bytes(length) if rng.random() < 0.1 else rng.randbytes(length)
+    h.pwrite(data, offset, flags)
+    disk[offset:offset + length] = data
+
+
+def zero(h, offset, length, flags):
+    if rng.random() < 0.3:
+        flags |= nbd.CMD_FLAG_NO_HOLE
+    h.zero(length, offset, flags)
+    disk[offset:offset + length] = bytes(length)
+
+
+def trim(h, offset, length, flags):
+    h.trim(length, offset, flags)
+    disk[offset:offset + length] = bytes(length)
+    if h.can_flush() and rng.random() < 0.5:
+        h.flush()
+    if "loose-trim" in words or rng.random() < 0.5:
+        over = zero if h.can_zero() and rng.random() < 0.5 else write
+        over(h, offset, length, flags)
+
+
+def one_request():
+    h = rng.choice(handles)
+    offset, length = some_range()
+    flags = 0
+    kinds = {"read": 20}
+    if "readonly" not in words:
+        kinds["write"] = 40
+    if "plain" not in words:
+        if rng.random() < 0.05 and h.can_fua():
+            flags = nbd.CMD_FLAG_FUA
+        if h.can_cache():
+            kinds["prefetch"] = 5
+        if h.can_meta_context(nbd.CONTEXT_BASE_ALLOCATION):
+            kinds["status"] = 5
+        if "readonly" not in words:
+            kinds.update({"zero": 15 * h.can_zero(), "trim": 5 * h.can_trim(),
+                          "flush": 5 * h.can_flush()})
+    kind = rng.choices(list(kinds), list(kinds.values()))[0]
+    if kind == "read":
+        compare(h, offset, length)
+    elif kind == "write":
+        write(h, offset, length, flags)
+    elif kind == "zero":
+        zero(h, offset, length, flags)
+    elif kind == "trim":
+        trim(h, offset, length, flags)
+    elif kind == "flush":
+        h.flush()
+    elif kind == "prefetch":
+        do(h.cache, length, offset)
+    elif kind == "status":
+        check_status(h, offset, length)
 
 
 def refused(call, *arguments):
@@ -105,57 +173,29 @@ def refused(call, *arguments):
         sys.exit("%s on a read-only disk" % call.__name__)
 
 
-first, second = connect(), connect()
-if first.get_size() != size:
-    sys.exit("the size is %d, not %d" % (first.get_size(), size))
-compare_all(first)
-
-if "readonly" in options:
-    assert first.is_read_only()
+handles = [connect()] if "one" in words else [connect(), connect()]
+compare_all(handles[0])
+if "readonly" in words:
+    assert handles[0].is_read_only()
     if size:
-        refused(first.pwrite, b"x", 0)
-        refused(first.zero, 1, 0)
-        refused(first.trim, 1, 0)
-        compare(second, 0, 1)
-        check_status(second, 0, min(size, 1 << 30))
-    for _ in range(requests if size else 0):
-        compare(rng.choice((first, second)), *some_range())
-    sys.exit()
-
-when = "while it works"
-for _ in range(requests if size else 0):
-    h = rng.choice((first, second))
-    offset, length = some_range()
-    flags = nbd.CMD_FLAG_FUA if rng.random() < 0.05 else 0
-    what = rng.random()
-    if 0.6 <= what < 0.65 and h.can_trim():
-        h.trim(length, offset, flags)
-        if rng.random() < 0.5:
-            h.flush()
-        # What it holds now is nobody's business.
-        what = rng.choice((0, 0.5))
-    if what < 0.4:
-        data = rng.randbytes(length)
-        h.pwrite(data, offset, flags)
-        disk[offset:offset + length] = data
-    elif what < 0.6:
-        if rng.random() < 0.3:
-            flags |= nbd.CMD_FLAG_NO_HOLE
-        h.zero(length, offset, flags)
-        disk[offset:offset + length] = bytes(length)
-    elif what < 0.7:
-        h.flush()
-    elif what < 0.75:
-        do(h.cache, length, offset)
-    elif what < 0.8:
-        check_status(h, offset, length)
-    else:
-        compare(h, offset, length)
+        refused(handles[0].pwrite, b"x", 0)
+        refused(handles[0].zero, 1, 0)
+        refused(handles[0].trim, 1, 0)
+for i in range(requests if size else 0):
+    when = "request %d" % i
+    try:
+        one_request()
+    except nbd.Error as e:
+        sys.exit("%s: %s" % (when, e))
 # On one connection, for both.
-first.flush()
+if "plain" not in words and "readonly" not in words and handles[0].can_flush():
+    handles[0].flush()
 when = "at the end"
-compare_all(second)
+compare_all(handles[-1])
+for h in handles:
+    h.shutdown()
 
-with open(model + ".new", "wb") as f:
-    f.write(disk)
-os.rename(model + ".new", model)
+if "readonly" not in words:
+    with open(model + ".new", "wb") as f:
+        f.write(disk)
+    os.rename(model + ".new", model)

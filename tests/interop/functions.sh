@@ -209,37 +209,79 @@ loaded_fs ()
   done
 }
 
+# Random requests. -------------------------------------------------------
+
+# exercise NAME [WORD...]: random requests to the server of that name, or to a
+# URI; see exercise.py.  model.img is what the disk must hold before, and holds
+# afterwards.  $export is the export.
+export=
+exercise ()
+{
+  local uri=$1
+
+  case $uri in *://*) ;; *) uri=$(uri "$1" "$export") ;; esac
+  python "$top_srcdir/tests/interop/exercise.py" "$uri" model.img $RANDOM \
+         "${@:2}" || fail "$1: not what model.img holds; seed $seed"
+}
+
+# lives NAME ARGUMENT...: nbdkit with a new cache, and with pcache as the first
+# filter if it is not among the arguments.  One life for each of $ends: keep, it
+# ends with dirty data kept; kill; or drain, the last one, so that the disk
+# holds what is in model.img then.  In each of them, exercise.
+ends=(keep kill drain)
+exercise_options=()
+cache_kind=pmem                 # see use_cache
+lives ()
+{
+  local name=$1 end first=(--filter=pcache)
+  shift
+
+  say "== $name"
+  use_cache $cache_kind
+  case " $* " in *" --filter=pcache "*) first=() ;; esac
+  for end in "${ends[@]}"; do
+    start_nbdkit "$name" "${first[@]}" "$@" pmem="$cache" pmem-size=10M \
+                 pcache-segment-size=1M pcache-writeback-delay=0.1 \
+                 pcache-on-exit=${end/kill/drain} \
+                 pcache-statsfile="$name.stats"
+    exercise "$name" "${exercise_options[@]}"
+    case $end in
+      kill) kill_hard "$name" ;;
+      *) stop "$name" ;;
+    esac
+  done
+  drained "$name"
+}
+
+drained ()
+{
+  [ "$(figure "$1" dirty_bytes)" -eq 0 ] || fail "$1: something is dirty"
+}
+
 # Filters. ---------------------------------------------------------------
 
-# content IMAGE ARGUMENT...: what nbdkit with them serves.
+# content IMAGE ARGUMENT...: what nbdkit with them serves.  unchanged=yes: the
+# filters leave the disk as it is.
+unchanged=
 content ()
 {
   local image=$1
   shift
 
   rm -f "$image"
+  if [ -n "$unchanged" ]; then cp disk.img "$image"; return; fi
   within 30 "$NBDKIT" -r -U - "$@" --run "nbdcopy \"\$uri\" $image" \
      > content.log 2>&1 || { cat content.log; fail "nothing was served"; }
 }
 
-# requests NAME COUNT WORD...: random requests, as model.img says; see there.
-requests ()
-{
-  python "$here/../interop/random_requests.py" "$(uri "$1")" model.img \
-     "$RANDOM" "${@:2}" || fail "$1: seed $seed"
-}
-
-# life "FILTER..." "WORD..." PLUGIN... PARAMETER...: one of the filters is
-# pcache, with a new cache.  $source is the disk at the start, disk.img the
-# one in use.  It is written to, killed, sometimes written to and stopped with
-# dirty data, written to and drained.  Then the stack without pcache must serve what
-# clients have seen.
-lives=0
+# life "FILTER..." "WORD..." PLUGIN... PARAMETER...: lives of the cache among these
+# filters; one of them is pcache.  $source is the disk at the start, disk.img the
+# one in use.  The words are for exercise.  The stack without pcache says what is
+# in model.img at first, and must serve what is in it in the end.
 life ()
 {
-  local stack=$1 words=$2 plain=() with=() filter began
-  local own=(pmem="$cache" pmem-size=10M pcache-segment-size=1M
-             pcache-writeback-delay=100ms)
+  local stack=$1 plain=() with=() filter began
+  local exercise_options=(requests=40 $2)
   shift 2
 
   began=$(now_ms)
@@ -248,21 +290,9 @@ life ()
     if [ "$filter" != pcache ]; then plain+=("--filter=$filter"); fi
   done
   cp "$source" disk.img
-  rm -f "$cache"
   content model.img "${plain[@]}" "$@"
-  start_nbdkit first "${with[@]}" "$@" "${own[@]}"
-  requests first 60 $words
-  kill_hard first
-  # For the sake of time.
-  if [ $((lives++ % 3)) -eq 0 ]; then
-    start_nbdkit second "${with[@]}" "$@" "${own[@]}" pcache-on-exit=keep
-    requests second 20 $words
-    stop second
-  fi
-  start_nbdkit third "${with[@]}" "$@" "${own[@]}"
-  requests third 20 $words
-  stop third
-  ! has_text third.log 'pcache: ' || fail "$stack: $(cat third.log)"
+  lives filters "${with[@]}" "$@"
+  ! has_text filters.log 'pcache: ' || fail "$stack: $(cat filters.log)"
   content after.img "${plain[@]}" "$@"
   same after.img model.img "$stack"
   say "  $(since "$began") ms"
@@ -333,45 +363,6 @@ as_sparse ()
 }
 
 # Plugins. ---------------------------------------------------------------
-
-# exercise NAME [OPTION...]: random requests; model.img is what the disk must hold
-# before, and holds afterwards.  $export is the export, $seed is needed.
-exercise ()
-{
-  python "$top_srcdir/tests/interop/exercise.py" "$(uri "$1" "${export:-}")" \
-         model.img $RANDOM "${@:2}" || fail "$1: not what model.img holds"
-}
-
-# lives NAME ARGUMENT...: the cache in front of a plugin that can write, for three
-# lives: one ends with dirty data kept, one is killed, the last one drains.
-# The plugin is to hold what is in model.img then.  The array exercise_options
-# goes to exercise; cache_kind is use_cache's.
-exercise_options=()
-cache_kind=pmem
-lives ()
-{
-  local name=$1 with=(pcache-segment-size=1M pcache-writeback-delay=0.1)
-  shift
-
-  say "== $name"
-  use_cache $cache_kind
-  with+=(pmem="$cache" pmem-size=10M)
-  start "$name" "$@" "${with[@]}" pcache-on-exit=keep
-  exercise "$name" "${exercise_options[@]}"
-  stop "$name"
-  start "$name" "$@" "${with[@]}"
-  exercise "$name" "${exercise_options[@]}"
-  kill_hard "$name"
-  start "$name" "$@" "${with[@]}"
-  exercise "$name" "${exercise_options[@]}"
-  stop "$name"
-  drained "$name"
-}
-
-drained ()
-{
-  [ "$(figure "$1" dirty_bytes)" -eq 0 ] || fail "$1: something is dirty"
-}
 
 # A free port of 127.0.0.1, and not given twice to tests of one machine that run
 # at the same time, as far as possible.  Whoever listens must cope with losing it.

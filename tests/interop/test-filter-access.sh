@@ -56,7 +56,7 @@ encrypted ()
   rm -f "$cache"
   for i in 1 2; do
     start_nbdkit tls "$@" --filter=pcache "${parameters[@]}"
-    python "$here/../interop/random_requests.py" "$secure" model.img $RANDOM 30
+    exercise "$secure" requests=30
     case $i in
       1) kill_hard tls ;;
       2) stop tls ;;
@@ -174,10 +174,10 @@ for options in --oldstyle --no-sr --mask-handshake=0 --swap --threads=1; do
   cp disk.img model.img
   start_nbdkit option $options --filter=pcache "${parameters[@]}" \
      pcache-on-exit=keep
-  requests option 20 $words
+  exercise option requests=20 $words
   if [ "$words" ]; then stop option; else kill_hard option; fi
   start_nbdkit option $options --filter=pcache "${parameters[@]}"
-  requests option 20 $words
+  exercise option requests=20 $words
   stop option
   same disk.img model.img "$options"
 done
@@ -188,6 +188,6 @@ rm -f "$cache"
 start_nbdkit readonly -r --filter=blocksize --filter=log --filter=pcache \
              --filter=retry --filter=cow "${parameters[@]}" \
              minblock=512 logfile=log.out retry-delay=1
-requests readonly 20 readonly
+exercise readonly requests=20 readonly
 stop readonly
 same disk.img before.img

@@ -20,8 +20,7 @@ qemu-img create -q -f luks --object $secret -o key-secret=key,iter-time=10 \
          luks.img 4M
 source=luks.img
 for stack in "luks pcache" "pcache luks"; do
-  # Blocks of 512 bytes, and it trims nothing.
-  life "$stack" "no-trim aligned=512" file disk.img passphrase=passphrase
+  life "$stack" aligned=512 file disk.img passphrase=passphrase
   # Another reader.
   qemu-img convert --object $secret -O raw --image-opts \
            driver=luks,key-secret=key,file.filename=disk.img qemu.img
@@ -94,8 +93,8 @@ say "ext2"
 mke2fs -q -F -t ext4 -d in ext2.img 8M > mke2fs.log 2>&1
 source=ext2.img
 # What it says of holes is the image's, not the file's; so noextents.  One
-# connection at a time, and it neither trims nor zeros.
+# connection at a time.
 for stack in "noextents ext2 pcache" "pcache noextents ext2"; do
-  life "$stack" "one no-trim" file disk.img ext2file=/disk
+  life "$stack" one file disk.img ext2file=/disk
   e2fsck -fn disk.img > e2fsck.log 2>&1 || { cat e2fsck.log; fail "$stack"; }
 done

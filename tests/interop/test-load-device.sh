@@ -6,6 +6,8 @@
 # with trims in between; verified through the cache and, after the drain, on
 # the disk.
 
+# run-tests: long
+
 . "$(dirname "$0")/functions.sh"
 need fio nbdfuse losetup blkdiscard
 [ -e /dev/fuse ] || skip "there is no /dev/fuse"

@@ -6,5 +6,7 @@
 # after the drain, and fsck finds nothing to repair.  SEED=N repeats a run's
 # choices; LOAD_SCALE=20 makes it a run of many minutes.
 
+# run-tests: long
+
 . "$(dirname "$0")/functions.sh"
 loaded_fs ext4

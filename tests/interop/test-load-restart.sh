@@ -6,6 +6,8 @@
 # sees an error.  Then without, as power cuts: the file system is mounted
 # again, and what was fsynced is there.  SEED=N repeats a run's choices.
 
+# run-tests: long
+
 . "$(dirname "$0")/functions.sh"
 need_file_system ext4
 need_file_system xfs

@@ -6,7 +6,7 @@
 # and its snapshots hold is at every instant a legal state; and what keeps
 # two hosts from writing to one image does.
 
-# run-tests: timeout=180
+# run-tests: long timeout=180
 
 . "$(dirname "$0")/functions.sh"
 need ceph ceph-mon ceph-mgr ceph-osd rbd rados qemu-nbd
@@ -79,7 +79,7 @@ say "Written and killed, again and again"
 serve q1 loop
 truncate -s 24M disk.img
 use_cache pmem
-within 90 "$PYTHON3" "$here/kill_loop.py" --seed "$seed" --rounds "$(scaled 5)" \
+within 90 "$PYTHON3" "$here/kill_loop.py" --seed "$seed" --rounds "$(scaled 3)" \
   --disk disk.img \
   --at-end "rm disk.img; rbd -c $conf --no-progress export rbd/loop disk.img" \
   -- "$NBDKIT" --filter=pcache nbd "socket=$dir/q1.sock" "pmem=$cache" \

@@ -5,6 +5,8 @@
 # server goes away, what is in the cache is served; when it is back, the retry
 # filter finds it, or else the next client does, and nothing is lost.
 
+# run-tests: long
+
 . "$(dirname "$0")/functions.sh"
 need_plugin nbd
 need qemu-nbd qemu-img nbdcopy

@@ -25,7 +25,7 @@ with ()
   same disk.img model.img "$1"
 }
 
-exercise_options=(requests=60)
+exercise_options=(requests=60 loose-trim)
 sparse_file model.img $size
 cp model.img disk.img
 with nothing can=write
