@@ -126,6 +126,7 @@ assert h.pread (8 << 20, 8 << 20) == open ("zeroed.img", "rb").read ()
   fstrim -v mnt
   umount mnt
   losetup -d "$device"
+  loops=()
   clean fuse/disk "$fs, unmounted"
   detach
   stop front

@@ -156,6 +156,27 @@ stop retry
 [ "$(figure retry writeback_errors)" -eq 0 ] || fail "write-back noticed"
 [ "$(figure retry backing_read_errors)" -eq 0 ] || fail "a read noticed"
 
+# reader PYTHON: in the background, a client of a server that goes away.  Its code
+# says at ("ready") and waits until the server is gone, then makes the file asking.
+reader ()
+{
+  nbdsh -u "$(uri client)" -c '
+import os, time
+source = open ("source.img", "rb").read ()
+def at (name):
+    open (name, "w")
+    while os.path.exists (name):
+        time.sleep (0.05)
+h.pread (65536, 0)
+' -c "$1" > reader.log 2>&1 &
+  reader=$!
+  helpers+=($reader)
+  until_true 20 test -e ready
+  kill_hard server
+  rm ready
+  until_true 20 test -e asking
+}
+
 for stack in "pcache retry" "retry pcache"; do
   begin "$stack: the server behind goes away and comes back"
   start_nbdkit server file disk.img
@@ -163,28 +184,17 @@ for stack in "pcache retry" "retry pcache"; do
   start_nbdkit client --filter="$left" --filter="$right" \
      nbd socket="$dir/server.sock" retry-delay=1 \
      "${parameters[@]}" "${new[@]}" pcache-statsfile=client.stats
-  nbdsh -u "$(uri client)" -c '
-import os, time
-source = open ("source.img", "rb").read ()
-h.pread (65536, 0)
+  reader '
 h.pwrite (b"before", 100000)
 h.flush ()
-open ("ready", "w")
-while os.path.exists ("ready"):
-    time.sleep (0.05)
+at ("ready")
 h.pwrite (b"meanwhile", 200000)
 assert h.pread (65536, 0) == source[:65536]
 open ("asking", "w")
 assert h.pread (1000, 3000000) == source[3000000:3001000]
-' > reader.log 2>&1 &
-  reader=$!
-  helpers+=($reader)
-  until_true 20 test -e ready
-  kill_hard server
-  rm ready
+'
   # It waits for the server.  Above, retry makes pcache open the plugin again,
   # which it does when no other client is there.
-  until_true 20 test -e asking
   rm asking
   start_nbdkit server file disk.img
   wait $reader || { cat reader.log; fail "$stack: it did not wait"; }
@@ -197,32 +207,19 @@ done
 begin "Without retry: who comes again at once finds the plugin opened again"
 start_nbdkit server file disk.img
 start client nbd socket="$dir/server.sock" "${parameters[@]}" "${new[@]}"
-nbdsh -u "$(uri client)" -c '
-import os, time
-source = open ("source.img", "rb").read ()
-h.pread (65536, 0)
-open ("ready", "w")
-while os.path.exists ("ready"):
-    time.sleep (0.05)
+reader '
+at ("ready")
 try:
     h.pread (1000, 3000000)
     assert False
 except nbd.Error:
     pass
-open ("asking", "w")
-while os.path.exists ("asking"):
-    time.sleep (0.05)
+at ("asking")
 h.shutdown ()
 again = nbd.NBD ()
 again.connect_uri (h.get_uri ())
 assert again.pread (1000, 3000000) == source[3000000:3001000]
-' > reader.log 2>&1 &
-reader=$!
-helpers+=($reader)
-until_true 20 test -e ready
-kill_hard server
-rm ready
-until_true 20 test -e asking
+'
 start_nbdkit server file disk.img
 rm asking
 wait $reader || { cat reader.log; fail "it was not opened again"; }
