@@ -11,6 +11,7 @@ if ! command -v podchecker >/dev/null; then
   exit 77
 fi
 
+: "${TMPDIR:=/tmp}"
 errors=0
 pod=$top/docs/nbdkit-pcache-filter.pod
 # podchecker says nothing of warnings in its exit code.
@@ -18,7 +19,7 @@ output=$(podchecker -warnings -warnings "$pod" 2>&1) || errors=1
 echo "$output"
 case $output in *WARNING*) errors=1 ;; esac
 
-# Links of the form [text](path) to files of ours.
+# Links of the forms [text](path) and [text]: path to files of ours.
 for document in "$top"/README.md "$top"/docs/*.md; do
   while read -r link; do
     case $link in ''|*:*|'#'*) continue ;; esac
@@ -26,6 +27,24 @@ for document in "$top"/README.md "$top"/docs/*.md; do
       echo "$document: links to $link, which does not exist"
       errors=1
     fi
-  done < <(grep -oE '\]\([^) ]+\)' "$document" | sed 's/^](//; s/)$//')
+  done < <(grep -oE '\]\([^) ]+\)|^\[[^]]+\]: .*' "$document" |
+             sed 's/^](//; s/)$//; s/^\[[^]]*\]: //')
 done
+
+for test in "$top"/tests/interop/test-*.sh; do
+  if ! grep -q "/${test##*/}" "$top/docs/INTEROP.md"; then
+    echo "docs/INTEROP.md: nothing of ${test##*/}"
+    errors=1
+  fi
+done
+
+# What quickstart installs is what README tells to install.
+sed -n '/^\(check_\)*packages="/,/^"/{/"/!p}' "$top/quickstart" | xargs -n 1 |
+  LC_ALL=C sort -u > "$TMPDIR/installed"
+sed -n '/apt-get install/,/^$/{/apt-get/!p}' "$top/README.md" | tr -d '\\' |
+  xargs -n 1 | LC_ALL=C sort -u > "$TMPDIR/told"
+if ! diff "$TMPDIR/installed" "$TMPDIR/told"; then
+  echo "quickstart (<) and README.md (>) name different packages"
+  errors=1
+fi
 exit $errors
