@@ -454,7 +454,7 @@ detach ()
 {
   umount fuse 2>/dev/null || fusermount3 -u fuse || umount -l fuse
   # It has tripped over that.
-  within 20 tail --pid=$fuse -f /dev/null
+  within 20 tail -s 0.05 --pid=$fuse -f /dev/null
 }
 
 # mount_loop FILE [OPTIONS]: on mnt, until umount mnt.  Nothing between the

@@ -44,7 +44,7 @@ END
   until_true 30 test -e writing
   sleep 0.$((3 + i))
   stop busy$i 20
-  within 20 tail --pid=$client -f /dev/null
+  within 20 tail -s 0.05 --pid=$client -f /dev/null
   [ -s answered ] || fail "the client failed: $(cat client.log)"
   "$PYTHON3" - <<'END'
 import struct, sys

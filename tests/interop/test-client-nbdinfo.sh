@@ -44,14 +44,14 @@ for name in "info.json", "list.json":
     assert "base:allocation" in e["contexts"], e
 '
 
-# agrees WHEN: all that asks for the map gets the same, and it is true.
+# agrees NAME [SLACK]: all that asks for the map gets the same, and it is true.
 agrees ()
 {
-  info --map --json "$(uri $1)" > map.json
+  info --map --json "$(uri "$1")" > map.json
   map_agrees map.json expected.img "${2:-0}"
-  within 20 qemu-img map -f raw --output=json "$(uri $1)" > qemu.json
+  within 20 qemu-img map -f raw --output=json "$(uri "$1")" > qemu.json
   map_agrees qemu.json expected.img "${2:-0}"
-  info --map --totals --json "$(uri $1)" > totals.json
+  info --map --totals --json "$(uri "$1")" > totals.json
   python -c '
 import json
 pieces, qemu, totals = (json.load (open (f)) for f in

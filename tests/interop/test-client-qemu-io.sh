@@ -53,7 +53,7 @@ while [ $kills -lt 6 ]; do
   # What has had no answer is sent again.
   start second "${parameters[@]}"
 done
-within 60 tail --pid=$qemu -f /dev/null
+within 60 tail -s 0.05 --pid=$qemu -f /dev/null
 in_order io.log
 say_kills "$(wc -l < commands) commands"
 serves second expected.img

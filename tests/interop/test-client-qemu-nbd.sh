@@ -32,7 +32,7 @@ is_served ()
 end_server ()
 {
   kill -TERM $server
-  within 20 tail --pid=$server -f /dev/null
+  within 20 tail -s 0.05 --pid=$server -f /dev/null
 }
 
 sparse_file source.img $((32 * MiB))

@@ -121,7 +121,7 @@ refused fallback 'tls-fallback is to the right of pcache' -- \
         --filter=pcache --filter=tls-fallback "${parameters[@]}"
 
 say "ip, limit"
-start_nbdkit ip --filter=ip --filter=pcache "${parameters[@]}" deny=uid:$(id -u)
+start_nbdkit ip --filter=ip --filter=pcache "${parameters[@]}" deny=uid:"$(id -u)"
 turned_away nbdinfo --size "$(uri ip)"
 stop ip
 start_nbdkit limit --filter=limit --filter=pcache "${parameters[@]}" limit=1

@@ -29,8 +29,8 @@ start_cache ()
         pcache-writeback-delay="${delays[RANDOM % ${#delays[@]}]}"
 }
 
-# drained ext4|xfs SUMS: the disk alone.
-drained ()
+# disk_alone ext4|xfs SUMS: after the drain.
+disk_alone ()
 {
   stop cache 60
   clean_fs "$1" disk.img "after the drain"
@@ -79,7 +79,7 @@ never_noticed ()
   umount mnt
   detach
   stop front
-  drained "$fs" cached.sums
+  disk_alone "$fs" cached.sums
 }
 
 power_cuts ()
@@ -115,7 +115,7 @@ power_cuts ()
   sums mnt > cached.sums
   umount mnt
   detach
-  drained "$fs" cached.sums
+  disk_alone "$fs" cached.sums
 }
 
 for fs in ext4:file xfs:pmem; do

@@ -70,7 +70,7 @@ start_client one 'h.pwrite (b"1", 0)'
 second=$!
 helpers+=($second)
 end_client
-within 30 tail --pid=$second -f /dev/null
+within 30 tail -s 0.05 --pid=$second -f /dev/null
 wait $second || fail "the second client was not served: $(cat second.log)"
 stop one
 drained one
