@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
 
-# The man page is correct pod, and what the documents point to is there.
+# The man page is correct pod, what the documents point to is there, and they
+# leave out nothing that they should name.
 
 set -euo pipefail
 
@@ -11,7 +12,6 @@ if ! command -v podchecker >/dev/null; then
   exit 77
 fi
 
-: "${TMPDIR:=/tmp}"
 errors=0
 pod=$top/docs/nbdkit-pcache-filter.pod
 # podchecker says nothing of warnings in its exit code.
@@ -39,11 +39,15 @@ for test in "$top"/tests/interop/test-*.sh; do
 done
 
 # What quickstart installs is what README tells to install.
-sed -n '/^\(check_\)*packages="/,/^"/{/"/!p}' "$top/quickstart" | xargs -n 1 |
-  LC_ALL=C sort -u > "$TMPDIR/installed"
-sed -n '/apt-get install/,/^$/{/apt-get/!p}' "$top/README.md" | tr -d '\\' |
-  xargs -n 1 | LC_ALL=C sort -u > "$TMPDIR/told"
-if ! diff "$TMPDIR/installed" "$TMPDIR/told"; then
+installed ()
+{
+  sed -n '/^\(check_\)*packages="/,/^"/{/"/!p}' "$top/quickstart"
+}
+told ()
+{
+  sed -n '/apt-get install/,/^$/{/apt-get/!p}' "$top/README.md" | tr -d '\\'
+}
+if ! diff <(installed | xargs -n 1 | sort -u) <(told | xargs -n 1 | sort -u); then
   echo "quickstart (<) and README.md (>) name different packages"
   errors=1
 fi
