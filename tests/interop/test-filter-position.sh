@@ -32,8 +32,12 @@ for filter in cacheextents noextents readahead; do
   both $filter "" "${disk[@]}"
 done
 life "delay pcache" "" "${disk[@]}" rdelay=1ms wdelay=1ms
-# It fails when nbdkit stops, so the drain must not need it.
-life "pcache delay" "" "${disk[@]}" rdelay=1ms
+# It fails when nbdkit stops, so the drain must not need it; in 1.42 also what it
+# does not delay.
+case $("$NBDKIT" --version) in
+  'nbdkit 1.3'*) life "pcache delay" "" "${disk[@]}" rdelay=1ms ;;
+  *) say "Not with this version: pcache delay" ;;
+esac
 both rate "" "${disk[@]}" rate=2G connection-rate=1G
 both retry-request "" "${disk[@]}" retry-request-delay=1
 both scan "" "${disk[@]}" scan-forever=true
