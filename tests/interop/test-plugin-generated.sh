@@ -60,8 +60,10 @@ for allocator in sparse malloc zstd; do
   rm -f model.img
   truncate -s 12M model.img
   use_cache pmem
-  start memory memory 12M allocator=$allocator pmem="$cache" pmem-size=6M \
-        pcache-segment-size=1M pcache-writeback-delay=0
+  # A block status beside a write can end nbdkit with that allocator.
+  case $allocator in zstd) below=(--filter=noextents) ;; *) below=() ;; esac
+  start memory "${below[@]}" memory 12M allocator=$allocator pmem="$cache" \
+        pmem-size=6M pcache-segment-size=1M pcache-writeback-delay=0
   exercise memory requests=100
   stop memory
   drained memory
