@@ -419,6 +419,39 @@ status_tells_what_is_dirty (void **state)
 
 /* --- leaving ---------------------------------------------------------- */
 
+static pthread_t onlooker;
+static struct cache_status seen;
+
+static void *
+look (void *unused)
+{
+  cache_get_status (cache, &seen);
+  return NULL;
+}
+
+/* Somebody looks while a record set is being closed. */
+static void
+have_it_looked_at (struct memory_device *d, enum memory_event event,
+                   uint64_t at, size_t length, void *unused)
+{
+  device->hook = NULL;
+  pthread_create (&onlooker, NULL, look, NULL);
+  usleep (100000);              /* as far as it can get */
+}
+
+static void
+what_is_dirty_is_dirty_at_every_instant (void **state)
+{
+  (void) state;
+  open_cache (false);
+  assert_int_equal (try_write (0, 4096, 1), 0);
+  device->hook = have_it_looked_at;
+  assert_int_equal (cache_flush (cache), 0);
+  assert_null (device->hook);
+  pthread_join (onlooker, NULL);
+  assert_int_equal (seen.dirty_bytes, 4096);
+}
+
 static void
 a_drain_leaves_a_complete_disk (void **state)
 {
@@ -815,6 +848,7 @@ main (int argc, char *argv[])
     TEST (requests_beyond_the_disk_are_refused),
     TEST (a_read_only_backing_store_is_only_read),
     TEST (status_tells_what_is_dirty),
+    TEST (what_is_dirty_is_dirty_at_every_instant),
     TEST (a_drain_leaves_a_complete_disk),
     TEST (keeping_leaves_everything_in_the_cache),
     TEST (a_last_flush_that_fails_is_told),
