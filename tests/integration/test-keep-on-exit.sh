@@ -13,7 +13,7 @@ random_file data.img $((20 * MiB))
 
 for kind in file pmem; do
   use_cache $kind
-  parameters=(pmem="$cache" pmem-size=64M pcache-segment-size=1M
+  parameters=(pmem="$cache" pmem-size=160M pcache-segment-size=1M
               pcache-writeback-delay=10m)
   cp --sparse=always before.img disk.img
 
