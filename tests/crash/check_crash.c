@@ -297,9 +297,11 @@ work (unsigned me)
 
   while ((index = atomic_fetch_add (&shared->next, 1),
           task = choose (index, &h)) != NULL) {
-    /* Another part of them with each seed. */
-    if (scale < 100 && !task->formatting
-        && (index * UINT64_C (2654435761) + seed) % 100 >= scale)
+    /* Another part of them with each seed; of those that format, which are
+     * few and long, a quarter. */
+    if (scale < 100
+        && (index * UINT64_C (2654435761) + seed) % 100
+           >= (task->formatting ? MAX (scale, 25u) : scale))
       continue;
     print_history (shared->doing[me], sizeof shared->doing[me], &h);
     run (task, &h);
