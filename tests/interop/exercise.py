@@ -15,6 +15,7 @@ and MODEL is written anew.
   readonly     no writes, and they are refused
   plain        nothing but reads and writes
   loose-trim   what is trimmed may read as anything: it is overwritten at once
+  loose-status block status may say anything
   patient      try again what fails
 """
 
@@ -29,7 +30,8 @@ words = dict(word.partition("=")[::2] for word in sys.argv[4:])
 requests = int(words.pop("requests", 200))
 largest = int(words.pop("largest", 300000))
 align = int(words.pop("aligned", 1))
-unknown = set(words) - {"one", "readonly", "plain", "loose-trim", "patient"}
+unknown = set(words) - {"one", "readonly", "plain", "loose-trim",
+                        "loose-status", "patient"}
 if unknown:
     sys.exit("unknown: %s" % unknown)
 rng = random.Random(int(seed))
@@ -141,7 +143,8 @@ def one_request():
             flags = nbd.CMD_FLAG_FUA
         if h.can_cache():
             kinds["prefetch"] = 5
-        if h.can_meta_context(nbd.CONTEXT_BASE_ALLOCATION):
+        if "loose-status" not in words and \
+           h.can_meta_context(nbd.CONTEXT_BASE_ALLOCATION):
             kinds["status"] = 5
         if "readonly" not in words:
             kinds.update({"zero": 15 * h.can_zero(), "trim": 5 * h.can_trim(),

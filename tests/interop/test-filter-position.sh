@@ -93,10 +93,12 @@ life "pcache truncate" "" "${disk[@]}" truncate=2000000
 
 say "A second cache"
 unchanged=yes
-# It has no trim of its own: what was trimmed reads as before.
-life "cache pcache" loose-trim "${disk[@]}"
+# It has no trim of its own: what was trimmed reads as before.  Nor has it block
+# status: what it has not yet flushed is called a hole.
+life "cache pcache" "loose-trim loose-status" "${disk[@]}"
 life "pcache cache" "" "${disk[@]}"
-life "cache pcache" loose-trim "${disk[@]}" cache=writethrough cache-on-read=true
+life "cache pcache" "loose-trim loose-status" "${disk[@]}" \
+     cache=writethrough cache-on-read=true
 life "pcache cache" "" "${disk[@]}" cache=writethrough cache-on-read=true
 
 say "Several"
