@@ -358,20 +358,25 @@ note_lost (struct range changed)
     if (!lost.is_old && lost.how == LOST
         && !range_overlaps (lost.range, life.changing))
       check_not_lost_before (lost.range);
-    if (changed.length == 0)
+    if (!lost.is_old || changed.length == 0)
       expected_lost (&life.expected, lost.range, lost.how);
-    else if (range_overlaps (lost.range, changed))
+    if (range_overlaps (lost.range, changed))
       expected_lost (&life.expected, range_clip (lost.range, changed),
                      LOST_PERHAPS);
   }
 }
 
+/* But for what was reported after the last look. */
 static void
 forget_lost (void)
 {
-  HOLD_LOCK (&reports_lock);
+  unsigned kept = 0;
 
-  lost_reports = 0;
+  HOLD_LOCK (&reports_lock);
+  for (unsigned i = 0; i < lost_reports; i++)
+    if (!lost_report[i].is_old)
+      lost_report[kept++] = lost_report[i];
+  lost_reports = kept;
 }
 
 static void
