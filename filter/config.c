@@ -19,7 +19,7 @@
 #include "base/report.h"
 #include "config.h"
 #include "engine/format.h"
-#include "parse.h"
+#include "base/parse.h"
 
 #define HOURS_24_MS 86400000
 #define DEFAULT_DRAIN_TIMEOUT_MS 60000

@@ -20,7 +20,8 @@ sed -nE '/^## Cache variables/,/^## Output variables/ {
            /^(ac_cv_env|ac_cv_path_NBDKIT|pkg_cv)/d; /^[a-z]+_cv_[A-Za-z0-9_]*=/p }' \
     "${top_builddir:-$top}/config.log" > cache 2>/dev/null || true
 # What a make around us was told.
-unset NBDKIT "${!NBDKIT_@}" "${!PMEM_@}" "${!XXHASH_@}" "${!URCU_@}"
+unset NBDKIT "${!NBDKIT_@}" "${!PMEM_@}" "${!XXHASH_@}" "${!URCU_@}" \
+      "${!JSON_@}" "${!LIBNBD_@}"
 cases=()
 
 # module CASE NAME VERSION: pkg-config finds it first.

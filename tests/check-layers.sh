@@ -48,6 +48,8 @@ engine/writeback        $service
 engine/gc               $service
 engine/engine           $service
 engine/cache            base/* pmem/pmem pmem/device engine/*
+control/*               base/* engine/cache engine/settings engine/stats control/*
+tool/*                  base/* pmem/pmem pmem/device engine/* control/* tool/*
 "
 
 # Headers that only one layer may know: that of the slow store's host, and

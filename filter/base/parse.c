@@ -7,7 +7,7 @@
 #include <string.h>
 #include <strings.h>
 
-#include "parse.h"
+#include "base/parse.h"
 
 /* Take the digits at *TEXT. */
 static bool
