@@ -2,7 +2,8 @@
 
 /* One setter a parameter, in a table.  A setter only says whether it likes
  * the value; what would have been allowed stands in the table, so that every
- * complaint has the same form: parameter, value, what is expected. */
+ * complaint has the same form: parameter, value, what is expected.  What can
+ * also be changed later is in engine/settings.h instead. */
 
 #include <config.h>
 
@@ -21,7 +22,7 @@
 #include "engine/format.h"
 #include "base/parse.h"
 
-#define HOURS_24_MS 86400000
+#define SETTING_PREFIX "pcache-"
 #define DEFAULT_DRAIN_TIMEOUT_MS 60000
 #define MAX_WRITEBACK_THREADS 64
 
@@ -91,17 +92,6 @@ set_data_crc (const char *value)
 }
 
 static bool
-set_gc_percent (const char *value)
-{
-  uint64_t percent;
-
-  if (!parse_number (value, CACHE_MAX_GC_PERCENT, &percent))
-    return false;
-  config.cache.gc_percent = percent;
-  return true;
-}
-
-static bool
 set_export (const char *value)
 {
   return strlen (value) <= CACHE_MAX_EXPORT_NAME &&
@@ -115,26 +105,6 @@ set_any_export (const char *value)
 }
 
 static bool
-set_writeback_order (const char *value)
-{
-  static const char *const names[] = {
-    [WRITEBACK_STRICT] = "strict", [WRITEBACK_BATCH] = "batch", NULL
-  };
-  unsigned i;
-
-  if (!parse_choice (value, names, &i))
-    return false;
-  config.cache.writeback_order = i;
-  return true;
-}
-
-static bool
-set_writeback_delay (const char *value)
-{
-  return parse_delay (value, HOURS_24_MS, &config.cache.writeback_delay_ms);
-}
-
-static bool
 set_writeback_threads (const char *value)
 {
   uint64_t threads;
@@ -143,12 +113,6 @@ set_writeback_threads (const char *value)
     return false;
   config.cache.writeback_threads = threads;
   return true;
-}
-
-static bool
-set_space_timeout (const char *value)
-{
-  return parse_delay (value, HOURS_24_MS, &config.cache.space_timeout_ms);
 }
 
 static bool
@@ -240,12 +204,8 @@ static const struct parameter {
   { "pcache-segment-size", set_segment_size,
     "a power of two from 1M to 1G" },
   { "pcache-data-crc", set_data_crc, "true or false" },
-  { "pcache-gc-percent", set_gc_percent, "a whole number from 0 to 90" },
   { "pcache-export", set_export, "the name of an export, at most 1024 bytes" },
   { "pcache-any-export", set_any_export, "true or false" },
-  { "pcache-writeback-order", set_writeback_order, "strict or batch" },
-  { "pcache-writeback-delay", set_writeback_delay,
-    "a time from 0 to 24 hours, such as 5, 0.5, 250ms, 30s or 10m" },
   { "pcache-writeback-threads", set_writeback_threads,
     "a whole number from 1 to 64" },
   { "pcache-on-exit", set_on_exit, "drain or keep" },
@@ -254,8 +214,6 @@ static const struct parameter {
   { "pcache-format", set_format, "auto, force or never" },
   { "pcache-damaged", set_damaged, "refuse or rescue" },
   { "pcache-backing-id", set_backing_id, "a text of 1 to 255 bytes" },
-  { "pcache-space-timeout", set_space_timeout,
-    "a time from 0 to 24 hours, such as 30, 0.5, 250ms, 30s or 10m" },
   { "pcache-context", set_context, "auto, shared or connection" },
   { "pcache-statsfile", set_statsfile, "the path of a file to be written" },
 };
@@ -329,18 +287,43 @@ has_exports (const char *key, const char *value)
     strcmp (key, "dirfd") == 0;
 }
 
+static const struct parameter *
+find_parameter (const char *key)
+{
+  for (size_t i = 0; i < sizeof parameters / sizeof parameters[0]; i++)
+    if (strcmp (key, parameters[i].key) == 0)
+      return &parameters[i];
+  return NULL;
+}
+
+static bool
+find_setting (const char *key, enum setting *which)
+{
+  return has_prefix (key, SETTING_PREFIX) &&
+    setting_find (key + strlen (SETTING_PREFIX), which);
+}
+
 enum config_verdict
 config_set (const char *key, const char *value)
 {
-  for (size_t i = 0; i < sizeof parameters / sizeof parameters[0]; i++) {
-    const struct parameter *p = &parameters[i];
+  const struct parameter *p = find_parameter (key);
+  const char *expected = NULL;
+  enum setting which;
+  char buf[128];
 
-    if (strcmp (key, p->key) == 0) {
-      if (p->set (value))
-        return CONFIG_TAKEN;
-      report (REPORT_ERROR, "%s=%s: expected %s", key, value, p->expected);
-      return CONFIG_BAD;
-    }
+  if (p) {
+    if (p->set (value))
+      return CONFIG_TAKEN;
+    expected = p->expected;
+  }
+  else if (find_setting (key, &which)) {
+    if (setting_parse (which, value, &config.cache.setting[which]))
+      return CONFIG_TAKEN;
+    expected = setting_expected (which, buf);
+  }
+  if (expected) {
+    report (REPORT_ERROR, "%s=%s: expected %s", key, value, expected);
+    return CONFIG_BAD;
   }
 
   /* Plugins would ignore or misread what is only misspelt. */

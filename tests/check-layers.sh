@@ -18,7 +18,7 @@ top=${1:-${top_srcdir:-$(dirname "$0")/..}}
 build=${2:-${top_builddir:-$top}}
 filter=$top/filter
 
-lowest="base/* engine/format engine/backend engine/stats"
+lowest="base/* engine/format engine/backend engine/settings engine/stats"
 media="$lowest pmem/pmem engine/twin engine/superblock engine/segment"
 log="$media engine/epoch_queue engine/log engine/log_reader"
 service="$log engine/index engine/lost engine/rcu engine/record_io engine/flush engine/engine (engine/cache)"
@@ -28,6 +28,7 @@ base/*                  base/*
 pmem/*                  base/* pmem/*
 engine/format           base/*
 engine/backend          base/*
+engine/settings         base/*
 engine/stats            base/*
 engine/twin             $lowest pmem/pmem
 engine/superblock       $lowest pmem/pmem engine/twin (engine/cache)

@@ -1,15 +1,16 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
 
-# Each parameter of config.c is in --help and in the man page, with the same
-# values, and these name no other; each item of the statistics file is in the
-# man page.
+# Each parameter of config.c and settings.h is in --help and in the man page,
+# with the same values, and these name no other; each item of the statistics
+# file is in the man page.
 
 set -euo pipefail
 export LC_ALL=C
 
 top=${top_srcdir:-$(dirname "$0")/..}
 config=$top/filter/config.c
+settings=$top/filter/engine/settings.h
 pod=$top/docs/nbdkit-pcache-filter.pod
 tmp=$(mktemp -d "${TMPDIR:-/tmp}/XXXXXX")
 trap 'rm -rf "$tmp"' EXIT
@@ -37,7 +38,10 @@ compare ()
 parameters='^(pmem|pcache)[a-z-]*='
 help_line='s/^((pmem|pcache)[a-z-]*=(<[A-Z]+>|[a-z|]+)).*/\1/p'
 
-sed -nE 's/^  \{ "([a-z-]+)", set_.*/\1/p' "$config" | sort > "$tmp/config.c"
+{
+  sed -nE 's/^  \{ "([a-z-]+)", set_.*/\1/p' "$config"
+  sed -nE 's/^  X \([a-z_]+, "([a-z-]+)", [A-Z]+,.*/pcache-\1/p' "$settings"
+} | sort > "$tmp/config.c"
 sed -n '/^const char config_help/,/;$/p' "$config" |
   sed -E 's/^ *"//' | sed -nE "$help_line" | tr -d '<>' | sort > "$tmp/help"
 sed -n '/^=head1 SYNOPSIS/,/^=head1 DESCRIPTION/p' "$pod" |

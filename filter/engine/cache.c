@@ -133,7 +133,9 @@ static bool
 writeback_is_due_locked (struct cache *cache, uint64_t *next_ms)
 {
   struct engine *engine = &cache->engine;
-  const uint64_t now = now_ms (), delay = engine->options.writeback_delay_ms;
+  const uint64_t now = now_ms ();
+  const uint64_t delay = setting_get (&engine->settings,
+                                      SETTING_writeback_delay);
   uint64_t since;
 
   *next_ms = now + MIN (MAX (delay / 4, IDLE_MIN_MS), IDLE_MAX_MS);
@@ -329,7 +331,8 @@ wait_for_space (struct engine *engine, uint64_t ticket,
 
   if (error < 0 && shutting_down)
     return -ESHUTDOWN;
-  if (error < 0 && failing_ms >= engine->options.space_timeout_ms) {
+  if (error < 0 && failing_ms >= setting_get (&engine->settings,
+                                              SETTING_space_timeout)) {
     report (REPORT_ERROR, "the cache is full and no space can be made (%s): a "
             "write was refused after %" PRIu64 " ms",
             strerror (-error), now - waiting_since_ms);
@@ -471,26 +474,35 @@ choose_heads (const struct engine *engine)
 }
 
 static int
-set_gc_percent (struct engine *engine, unsigned percent)
+set_setting (struct engine *engine, enum setting which, uint64_t value)
 {
-  atomic_store (&engine->gc_percent, percent);
-  return control_set_gc_percent (&engine->superblock, percent);
+  setting_put (&engine->settings, which, value);
+  return which == SETTING_gc_percent
+    ? control_set_gc_percent (&engine->superblock, value) : 0;
 }
 
-static int
-settle_gc_percent (struct engine *engine)
+static uint64_t
+remembered_gc_percent (struct engine *engine)
 {
   const uint32_t percent = control_get (&engine->superblock).gc_percent;
 
-  if (engine->options.gc_percent >= 0)
-    return set_gc_percent (engine, engine->options.gc_percent);
   if (MUTATION (T12_PERCENT_CUT))
-    atomic_store (&engine->gc_percent, (uint8_t) percent);
-  else
-    atomic_store (&engine->gc_percent,
-                  percent <= CACHE_MAX_GC_PERCENT ? percent
-                  : CACHE_DEFAULT_GC_PERCENT);
-  return 0;
+    return (uint8_t) percent;
+  return setting_allows (SETTING_gc_percent, percent) ? percent
+    : CACHE_DEFAULT_GC_PERCENT;
+}
+
+static int
+settle_settings (struct engine *engine)
+{
+  int r = 0;
+
+  for (unsigned i = 0; i < SETTINGS_COUNT; i++)
+    if (engine->options.setting[i] == SETTING_REMEMBERED)
+      setting_put (&engine->settings, i, remembered_gc_percent (engine));
+    else if (r == 0)
+      r = set_setting (engine, i, engine->options.setting[i]);
+  return r;
 }
 
 static int
@@ -536,7 +548,7 @@ open_parts (struct cache *cache)
   r = log_new (&log_options, &engine->log);
   if (r < 0)
     return r;
-  return settle_gc_percent (engine);
+  return settle_settings (engine);
 }
 
 static void
@@ -951,15 +963,21 @@ cache_map (struct cache *cache, struct range range, enum map_kind *kind,
 }
 
 int
-cache_set_gc_percent (struct cache *cache, unsigned percent)
+cache_set (struct cache *cache, enum setting which, uint64_t value)
 {
   int r;
 
-  if (percent > CACHE_MAX_GC_PERCENT)
+  if (!setting_allows (which, value))
     return -EINVAL;
-  r = set_gc_percent (&cache->engine, percent);
+  r = set_setting (&cache->engine, which, value);
   wake_services (cache);
   return r;
+}
+
+uint64_t
+cache_get_setting (struct cache *cache, enum setting which)
+{
+  return setting_get (&cache->engine.settings, which);
 }
 
 struct engine *
@@ -988,7 +1006,7 @@ cache_get_status (struct cache *cache, struct cache_status *status)
     .epoch = log_epoch (engine->log),
     .epoch_written_back = control.written_back,
     .tail_sequence = control.tail_sequence,
-    .gc_percent = atomic_load (&engine->gc_percent),
+    .gc_percent = setting_get (&engine->settings, SETTING_gc_percent),
     .index_bytes = index_memory (engine->index),
   };
   HOLD_LOCK (&cache->lock);

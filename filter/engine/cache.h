@@ -23,6 +23,7 @@
 
 #include "base/arith.h"
 #include "engine/backend.h"
+#include "engine/settings.h"
 #include "engine/stats.h"
 #include "pmem/pmem.h"
 
@@ -35,17 +36,10 @@ enum cache_format {
   CACHE_FORMAT_NEVER,
 };
 
-enum writeback_order {
-  WRITEBACK_STRICT,             /* epoch by epoch: promise P3 */
-  WRITEBACK_BATCH,              /* all closed epochs at once */
-};
-
 #define CACHE_MIN_SEGMENT_SIZE (UINT64_C (1) << 20)
 #define CACHE_MAX_SEGMENT_SIZE (UINT64_C (1) << 30)
 #define CACHE_DEFAULT_SEGMENT_SIZE (UINT64_C (16) << 20)
 #define CACHE_MIN_SEGMENTS 4
-#define CACHE_DEFAULT_GC_PERCENT 70
-#define CACHE_MAX_GC_PERCENT 90
 #define CACHE_MAX_EXPORT_NAME 1024      /* bytes, without the end */
 #define CACHE_MAX_BACKING_ID 255
 
@@ -56,25 +50,20 @@ struct cache_options {
   enum cache_format format;
   uint64_t segment_size;        /* bytes; 0: the device's, or the default */
   bool data_crc;                /* checksum data as well as metadata */
-  int gc_percent;               /* -1: what the device remembers, or the
-                                 * default; otherwise it is remembered */
   bool rescue;                  /* serve what a damaged device has left */
   const char *backing_id;       /* the user's own name for the backing store;
                                  * NULL: not compared */
-  enum writeback_order writeback_order;
-  unsigned writeback_delay_ms;  /* age at which dirty data is written back */
   unsigned writeback_threads;   /* requests in flight; 1..64 */
-  unsigned space_timeout_ms;    /* how long a write waits for free space
-                                 * while the backing store fails */
   unsigned heads;               /* 0: one per CPU, fewer on small caches */
   unsigned regions;             /* of the index; 0: default */
   uint64_t seed;                /* of the identity; 0: from the system */
+  /* gc_percent is remembered by the device, unless it is
+   * SETTING_REMEMBERED. */
+  uint64_t setting[SETTINGS_COUNT];
 };
 
 #define CACHE_OPTIONS_DEFAULT                                           \
-  { .data_crc = true, .gc_percent = -1,                                 \
-    .writeback_delay_ms = 5000, .writeback_threads = 4,                 \
-    .space_timeout_ms = 30000 }
+  { .data_crc = true, .writeback_threads = 4, .setting = SETTINGS_DEFAULT }
 
 /* On success the cache owns PMEM until cache_close. */
 extern int cache_open (const struct cache_options *options,
@@ -145,8 +134,11 @@ extern bool cache_step (struct cache *cache);
 extern bool cache_step_eviction (struct cache *cache);
 extern bool cache_step_writeback (struct cache *cache);
 
-/* 0..CACHE_MAX_GC_PERCENT; remembered by the device when it returns 0. */
-extern int cache_set_gc_percent (struct cache *cache, unsigned percent);
+/* Change a setting.  -EINVAL: not such a value.  gc_percent is remembered by the
+ * device when it returns 0. */
+extern int cache_set (struct cache *cache, enum setting which,
+                      uint64_t value);
+extern uint64_t cache_get_setting (struct cache *cache, enum setting which);
 
 /* Gauges. */
 struct cache_status {

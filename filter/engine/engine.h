@@ -20,12 +20,14 @@
 #include "engine/log_reader.h"
 #include "engine/lost.h"
 #include "engine/segment.h"
+#include "engine/settings.h"
 #include "engine/stats.h"
 #include "engine/superblock.h"
 #include "pmem/pmem.h"
 
 struct engine {
-  struct cache_options options;
+  struct cache_options options; /* as given; settings: see below */
+  struct settings settings;
   struct pmem *pmem;
   struct superblock superblock;
   struct segment_table segments;
@@ -35,7 +37,6 @@ struct engine {
   struct index *index;
   struct stats *stats;
   struct backend *backend;      /* NULL: none attached */
-  _Atomic unsigned gc_percent;
   struct lost_ranges lost;
 
   /* Wait until a segment may have become free since TICKET was taken.

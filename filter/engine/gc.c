@@ -38,7 +38,8 @@ gc_wanted (struct engine *engine)
 
   /* Optional records leave writes a few segments (log.c): keep one more than
    * that free, or a full cache would stop caching what is read. */
-  return used * 100 > total * atomic_load (&engine->gc_percent)
+  return used * 100
+    > total * setting_get (&engine->settings, SETTING_gc_percent)
     || counts.free <= log_kept_for_writes (engine->log);
 }
 

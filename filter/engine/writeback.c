@@ -738,7 +738,8 @@ choose_epoch (struct writeback *wb, uint64_t limit, uint64_t *through)
                         && !MUTATION (T24_TOO_EARLY)))
     return 0;
   *through = first;
-  if (engine->options.writeback_order == WRITEBACK_BATCH)
+  if (setting_get (&engine->settings, SETTING_writeback_order)
+      == WRITEBACK_BATCH)
     *through = first <= wb->begun && wb->begun <= limit ? wb->begun
       : MAX (first, MIN (limit, log_closed_through (engine->log)));
   return 0;

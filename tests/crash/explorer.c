@@ -291,7 +291,7 @@ go_on (struct explorer *ex, unsigned level, struct cache **cache)
   if (has_problem (ex))
     return;
 
-  cache_set_gc_percent (*cache, 0);
+  cache_set (*cache, SETTING_gc_percent, 0);
   for (unsigned i = 0; i < 40 && cache_step_eviction (*cache); i++)
     ;
   if (!read_all (ex, *cache, ex->again))
@@ -730,7 +730,7 @@ do_set_percent (struct explorer *ex)
   int r;
 
   ex->percent_asked = ex->percent_acked ? 0 : 60;
-  r = cache_set_gc_percent (ex->cache, ex->percent_asked);
+  r = cache_set (ex->cache, SETTING_gc_percent, ex->percent_asked);
   if (r == 0)
     ex->percent_acked = ex->percent_asked;
   return r;

@@ -210,8 +210,8 @@ open_cache (struct shadow_device *device, struct shadow_disk *disk)
 
   options.segment_size = CACHE_MIN_SEGMENT_SIZE;
   options.heads = 2;
-  options.gc_percent = 30;
-  options.writeback_delay_ms = 1;
+  options.setting[SETTING_gc_percent] = 30;
+  options.setting[SETTING_writeback_delay] = 1;
   reports_collect ();
   if (cache_open (&options, shadow_pmem_open (device), &cache) < 0)
     fail_msg ("seed %" PRIu64 ": it does not open: %s", seed,

@@ -181,7 +181,7 @@ struct life {
   struct expected expected;
   uint64_t random, next_id;
   unsigned failed_calls;
-  int gc_percent;
+  uint64_t gc_percent;
   uint8_t *content;             /* what the disk was last read as */
   bool saw[STATS_COUNT];        /* counters that moved */
   struct range changing;        /* by the call under way */
@@ -398,13 +398,13 @@ options (void)
   struct cache_options o = CACHE_OPTIONS_DEFAULT;
 
   o.segment_size = MIB;
-  o.gc_percent = life.gc_percent;
+  o.setting[SETTING_gc_percent] = life.gc_percent;
   o.heads = 1;
   o.regions = 4;
   o.seed = 99;
-  o.writeback_delay_ms = 20;
+  o.setting[SETTING_writeback_delay] = 20;
   o.writeback_threads = 2;
-  o.space_timeout_ms = 150;
+  o.setting[SETTING_space_timeout] = 150;
   return o;
 }
 
@@ -829,7 +829,7 @@ begin_life (const struct image *image)
   life.mb->backend.can_zero = life.fault != FAULT_BACKING_TRIM;
   fault_backend_use (life.mb);
   life.next_id = 1000 + life.expected.count;
-  life.gc_percent = -1;
+  life.gc_percent = SETTING_REMEMBERED;
   life.failed_calls = 0;
   life.random = seed;
   life.content = malloc (DISK);
@@ -885,7 +885,7 @@ live_through (const struct history *history, const struct image *image,
     wrong ("%u calls failed, of one fault", life.failed_calls);
   be_well ();
   stop_and_close (true);
-  life.gc_percent = -1;
+  life.gc_percent = SETTING_REMEMBERED;
   open_cache ();
   read_all ();
   compare_backing_store ();

@@ -184,9 +184,9 @@ try_open_cache (void)
 
   o.segment_size = MIB;
   o.heads = 1;
-  o.writeback_delay_ms = 3600 * 1000;
+  o.setting[SETTING_writeback_delay] = 3600 * 1000;
   o.writeback_threads = 2;
-  o.space_timeout_ms = 200;
+  o.setting[SETTING_space_timeout] = 200;
   o.rescue = rescue;
   reports_collect ();
   r = cache_open (&o, pmem, &cache);

@@ -484,7 +484,7 @@ image_new (enum image_kind kind, uint64_t random)
   image->options.heads = kind == IMAGE_HEADS ? 2 : 1;
   image->options.regions = 2;
   /* Whatever can be evicted is, whenever there is a step of it. */
-  image->options.gc_percent = 0;
+  image->options.setting[SETTING_gc_percent] = 0;
   image->options.seed = random | 1;
 
   for (uint64_t i = 0; i < image->size; i++)

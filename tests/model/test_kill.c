@@ -144,10 +144,10 @@ choose_options (struct world *w)
   *o = (struct cache_options) CACHE_OPTIONS_DEFAULT;
   o->segment_size = MIB;
   o->data_crc = !rng_one_in (rng, 4);
-  o->gc_percent = rng_between (rng, 10, 90);
-  o->writeback_order = rng_one_in (rng, 3) ? WRITEBACK_BATCH
+  o->setting[SETTING_gc_percent] = rng_between (rng, 10, 90);
+  o->setting[SETTING_writeback_order] = rng_one_in (rng, 3) ? WRITEBACK_BATCH
     : WRITEBACK_STRICT;
-  o->writeback_delay_ms = rng_length (rng, 0, 200);
+  o->setting[SETTING_writeback_delay] = rng_length (rng, 0, 200);
   o->heads = rng_between (rng, 0, 3);
 }
 

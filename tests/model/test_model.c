@@ -660,7 +660,8 @@ note_drained (struct world *w)
   }
   note_flush (w);
   forget_changes (w);
-  w->order_known = w->options.writeback_order == WRITEBACK_STRICT;
+  w->order_known = w->options.setting[SETTING_writeback_order]
+    == WRITEBACK_STRICT;
   w->drains++;
 }
 
@@ -698,9 +699,9 @@ open_cache (struct world *w)
   if (w->restarts == 0)
     o->segment_size = MIB;
   o->data_crc = !rng_one_in (rng, 4);
-  o->gc_percent = rng_one_in (rng, 3) ? -1
-    : rng_one_in (rng, 4) ? 0 : (int) rng_between (rng, 0, 90);
-  o->writeback_order = rng_one_in (rng, 4) ? WRITEBACK_BATCH
+  o->setting[SETTING_gc_percent] = rng_one_in (rng, 3) ? SETTING_REMEMBERED
+    : rng_one_in (rng, 4) ? 0 : rng_between (rng, 0, 90);
+  o->setting[SETTING_writeback_order] = rng_one_in (rng, 4) ? WRITEBACK_BATCH
     : WRITEBACK_STRICT;
   o->heads = rng_between (rng, 1, 4);
   o->regions = 1u << rng_below (rng, 9);
@@ -712,7 +713,7 @@ open_cache (struct world *w)
   /* Where flushes are rare, sets are closed because they are full. */
   w->fua_one_in = rng_one_in (rng, 2) ? 15 : rng_length (rng, 15, 10000);
   w->flush_one_in = rng_one_in (rng, 2) ? 1 : rng_length (rng, 1, 500);
-  if (o->writeback_order == WRITEBACK_BATCH)
+  if (o->setting[SETTING_writeback_order] == WRITEBACK_BATCH)
     w->order_known = false;
 
   r = cache_open (o, memory_pmem_open (w->device), &w->cache);

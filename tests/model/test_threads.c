@@ -293,10 +293,10 @@ open_cache (struct world *w)
 
   o->segment_size = MIB;
   o->data_crc = !rng_one_in (rng, 4);
-  o->gc_percent = rng_between (rng, 0, 90);
-  o->writeback_order = rng_one_in (rng, 3) ? WRITEBACK_BATCH
+  o->setting[SETTING_gc_percent] = rng_between (rng, 0, 90);
+  o->setting[SETTING_writeback_order] = rng_one_in (rng, 3) ? WRITEBACK_BATCH
     : WRITEBACK_STRICT;
-  o->writeback_delay_ms = rng_length (rng, 0, 200);
+  o->setting[SETTING_writeback_delay] = rng_length (rng, 0, 200);
   o->writeback_threads = rng_between (rng, 1, 6);
   o->heads = rng_between (rng, 0, 4);
   o->regions = 1u << rng_below (rng, 9);

@@ -172,10 +172,12 @@ small_engine_try_open (struct small_engine *small)
 
   assert_false (small->is_open);
   *engine = (struct engine) { .options = options };
+  for (unsigned i = 0; i < SETTINGS_COUNT; i++)
+    setting_put (&engine->settings, i, options.setting[i]);
   engine->pmem = memory_pmem_open (small->device);
   engine->backend = &small->disk->backend;
   engine->wait_for_space = make_space;
-  engine->gc_percent = CACHE_DEFAULT_GC_PERCENT;
+  setting_put (&engine->settings, SETTING_gc_percent, CACHE_DEFAULT_GC_PERCENT);
   epoch_queue_init (&engine->queue);
   lost_init (&engine->lost);
   r = open_parts (small);
@@ -293,12 +295,13 @@ evict_one (struct small_engine *small)
 {
   struct engine *engine = &small->engine;
   const uint64_t before = stats_get (engine->stats, STAT_evicted_segments);
-  const unsigned percent = engine->gc_percent;
+  const uint64_t percent = setting_get (&engine->settings,
+                                        SETTING_gc_percent);
   bool worked;
 
-  engine->gc_percent = 0;
+  setting_put (&engine->settings, SETTING_gc_percent, 0);
   assert_int_equal (gc_step (engine, &worked), 0);
-  engine->gc_percent = percent;
+  setting_put (&engine->settings, SETTING_gc_percent, percent);
   return stats_get (engine->stats, STAT_evicted_segments) > before;
 }
 

@@ -48,7 +48,7 @@ set_up (void **state)
   disk = memory_backend_new (DISK);
   options = (struct cache_options) CACHE_OPTIONS_DEFAULT;
   options.segment_size = MIB;
-  options.writeback_delay_ms = NEVER;
+  options.setting[SETTING_writeback_delay] = NEVER;
   return 0;
 }
 
@@ -324,10 +324,10 @@ gc_percent_is_remembered_and_nonsense_is_not_believed (void **state)
   assert_int_equal (status ().gc_percent, CACHE_DEFAULT_GC_PERCENT);
   close_cache ();
   for (int percent = 0; percent <= CACHE_MAX_GC_PERCENT; percent += 30) {
-    options.gc_percent = percent;
+    options.setting[SETTING_gc_percent] = percent;
     open_cache (false);
     close_cache ();
-    options.gc_percent = -1;
+    options.setting[SETTING_gc_percent] = SETTING_REMEMBERED;
     open_cache (false);
     assert_int_equal (status ().gc_percent, percent);
     close_cache ();
@@ -382,7 +382,7 @@ a_read_only_backing_store_is_only_read (void **state)
   assert_int_equal (cache_stop (cache, false, 0), 0);
   close_cache ();
   disk->backend.can_write = false;
-  options.writeback_delay_ms = 0;
+  options.setting[SETTING_writeback_delay] = 0;
   open_cache (true);
   expect_byte (0, 1);
   assert_int_equal (try_write (0, 1, 2), -EROFS);
@@ -631,7 +631,7 @@ dirty_data_is_written_back_when_it_is_old_enough (void **state)
   uint64_t start;
 
   (void) state;
-  options.writeback_delay_ms = 300;
+  options.setting[SETTING_writeback_delay] = 300;
   open_cache (true);
   start = now_ms ();
   write_bytes (0, 4096, 1);     /* nobody flushes */
@@ -647,7 +647,7 @@ a_failing_backing_store_is_retried_with_patience (void **state)
   unsigned tries;
 
   (void) state;
-  options.writeback_delay_ms = 0;
+  options.setting[SETTING_writeback_delay] = 0;
   disk->write_error = -EIO;
   open_cache (true);
   write_bytes (0, 4096, 1);
@@ -679,7 +679,7 @@ static void
 a_backing_store_that_works_when_opened_anew_is_reported (void **state)
 {
   (void) state;
-  options.writeback_delay_ms = 0;
+  options.setting[SETTING_writeback_delay] = 0;
   disk->write_error = -EIO;
   open_cache (true);
   write_bytes (0, 4096, 1);
@@ -708,7 +708,7 @@ a_full_cache_over_a_failing_backing_store_refuses_writes (void **state)
 
   (void) state;
   use_four_segments ();
-  options.space_timeout_ms = 300;
+  options.setting[SETTING_space_timeout] = 300;
   disk->write_error = -ENOSPC;
   open_cache (true);
   for (uint64_t at = 0; at < 8 * MIB && r == 0; at += 65536)
@@ -806,7 +806,7 @@ four_segments_take_any_load (void **state)
     pthread_t thread[4];
     const uint64_t start = now_ms ();
 
-    options.writeback_order = order;
+    options.setting[SETTING_writeback_order] = order;
     open_cache (true);
     for (uintptr_t i = 0; i < 4; i++)
       pthread_create (&thread[i], NULL, write_much, (void *) i);

@@ -238,7 +238,7 @@ an_eviction_that_fails_leaves_the_segment_in_use (void **state)
   put_block (1, 2);
   seal (small);
   write_back (small);
-  small->engine.gc_percent = 0;
+  setting_put (&small->engine.settings, SETTING_gc_percent, 0);
   /* The tail, on either side. */
   small->device->refused = (struct range) { CONTROL_AT (0), MEDIA_PAGE };
   small->device->refused_too = (struct range) { CONTROL_AT (1), MEDIA_PAGE };
@@ -248,7 +248,7 @@ an_eviction_that_fails_leaves_the_segment_in_use (void **state)
                     SEGMENT_SEALED);
   expect_block (1, 2);
   assert_int_equal (control_get (&small->engine.superblock).tail_sequence, 0);
-  small->engine.gc_percent = 70;
+  setting_put (&small->engine.settings, SETTING_gc_percent, 70);
   assert_true (evict_one (small));
   expect_block (1, 2);
 }
@@ -608,7 +608,7 @@ readers_never_see_a_reused_segment (void **state)
   stop_reading = false;
   for (uintptr_t i = 0; i < 3; i++)
     pthread_create (&thread[i], NULL, keep_reading, (void *) i);
-  small->engine.gc_percent = 30;
+  setting_put (&small->engine.settings, SETTING_gc_percent, 30);
   for (unsigned i = 0; i < 600; i++) {
     assert_int_equal (gc_step (&small->engine, &worked), 0);
     /* Other content on the same device. */

@@ -1021,7 +1021,7 @@ a_header_that_takes_no_stores_stops_no_open (void **state)
 
         seal (small);
         write_back (small);
-        small->engine.gc_percent = 0;
+        setting_put (&small->engine.settings, SETTING_gc_percent, 0);
         for (unsigned n = 0; n < 4; n++)
           gc_step (&small->engine, &worked);
       }

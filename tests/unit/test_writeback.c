@@ -69,6 +69,13 @@ written_back (void)
   return control_get (&small->engine.superblock).written_back;
 }
 
+static void
+set_order (bool batch)
+{
+  setting_put (&small->engine.settings, SETTING_writeback_order,
+               batch ? WRITEBACK_BATCH : WRITEBACK_STRICT);
+}
+
 /* What the disk was asked, as text: "W0+4096 F W8192+100 Z0+5 ". */
 static char requests[4096];
 
@@ -130,7 +137,7 @@ batch_order_writes_the_newest_once (void **state)
   bool worked;
 
   (void) state;
-  small->engine.options.writeback_order = WRITEBACK_BATCH;
+  set_order (true);
   for (unsigned i = 2; i < 7; i++) {
     put_block (1, i);
     flush (small);
@@ -151,8 +158,7 @@ a_limit_is_kept (void **state)
 
   (void) state;
   for (int batch = 0; batch < 2; batch++) {
-    small->engine.options.writeback_order = batch ? WRITEBACK_BATCH
-      : WRITEBACK_STRICT;
+    set_order (batch);
     put_block (1, 2);
     flush (small);
     limit = log_closed_through (small->engine.log);
@@ -361,8 +367,7 @@ a_store_that_fails_often_takes_everything_in_the_end (void **state)
     unsigned failed = 0;
     bool worked = true;
 
-    small->engine.options.writeback_order = batch ? WRITEBACK_BATCH
-      : WRITEBACK_STRICT;
+    set_order (batch);
     for (uint64_t n = 0; n < 600; n++) {
       const struct range gap = { (2 * n + 1) * BLOCK, BLOCK };
 
@@ -415,8 +420,7 @@ whatever_changes_between_attempts_everything_gets_there (void **state)
 
     for (unsigned i = 0; i < RUNS; i++)
       version[i] = 1;
-    small->engine.options.writeback_order = round % 2 ? WRITEBACK_BATCH
-      : WRITEBACK_STRICT;
+    set_order (round % 2);
     for (unsigned i = 0; i < 2 * RUNS; i++) {
       const unsigned n = random_below (&random, RUNS);
       const struct range range = { n * run, run };
