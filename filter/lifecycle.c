@@ -28,6 +28,7 @@
 #include "base/thread.h"
 #include "below.h"
 #include "config.h"
+#include "control/status.h"
 #include "engine/cache.h"
 #include "engine/stats.h"
 #include "gate.h"
@@ -384,24 +385,7 @@ write_statistics (const struct cache_status *status)
 
   if (fp == NULL)
     return;
-  for (unsigned i = 0; i < STATS_COUNT; i++)
-    fprintf (fp, "%s: %" PRIu64 "\n", stats_name (i),
-             stats_get (cache_stats (cache), i));
-#define GAUGE(name)                                                     \
-  fprintf (fp, #name ": %" PRId64 "\n", (int64_t) status->name)
-  GAUGE (segment_size);
-  GAUGE (segments_total);
-  GAUGE (segments_free);
-  GAUGE (segments_open);
-  GAUGE (segments_sealed);
-  GAUGE (dirty_bytes);
-  GAUGE (epoch);
-  GAUGE (epoch_written_back);
-  GAUGE (tail_sequence);
-  GAUGE (gc_percent);
-  GAUGE (index_bytes);
-  GAUGE (writeback_error);
-#undef GAUGE
+  status_numbers (status, fp);
   if (fclose (fp) == EOF)
     report (REPORT_ERROR, "pcache-statsfile: cannot write %s: %m",
             config.statsfile);

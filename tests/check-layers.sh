@@ -18,10 +18,10 @@ top=${1:-${top_srcdir:-$(dirname "$0")/..}}
 build=${2:-${top_builddir:-$top}}
 filter=$top/filter
 
-lowest="base/* engine/format engine/backend engine/settings engine/stats"
+lowest="base/* engine/format engine/backend engine/latency engine/settings engine/stats engine/status_list"
 media="$lowest pmem/pmem engine/twin engine/superblock engine/segment"
 log="$media engine/epoch_queue engine/log engine/log_reader"
-service="$log engine/index engine/lost engine/rcu engine/record_io engine/flush engine/engine (engine/cache)"
+service="$log engine/index engine/lost engine/rate engine/rcu engine/record_io engine/flush engine/engine (engine/cache)"
 
 layers="
 base/*                  base/*
@@ -29,7 +29,10 @@ pmem/*                  base/* pmem/*
 engine/format           base/*
 engine/backend          base/*
 engine/settings         base/*
-engine/stats            base/*
+engine/status_list      base/*
+engine/latency          base/*
+engine/stats            base/* engine/latency engine/status_list
+engine/rate             base/*
 engine/twin             $lowest pmem/pmem
 engine/superblock       $lowest pmem/pmem engine/twin (engine/cache)
 engine/segment          $lowest pmem/pmem engine/twin engine/superblock
@@ -40,8 +43,8 @@ engine/lost             base/*
 engine/rcu              base/*
 engine/log_reader       $media (engine/index)
 engine/log              $log (engine/index)
-engine/record_io        $log engine/index engine/engine (engine/cache)
-engine/flush            $log engine/index engine/lost engine/record_io engine/engine (engine/cache)
+engine/record_io        $log engine/index engine/rate engine/engine (engine/cache)
+engine/flush            $log engine/index engine/lost engine/record_io engine/rate engine/engine (engine/cache)
 engine/read             $service
 engine/write            $service
 engine/recovery         $service
@@ -49,7 +52,7 @@ engine/writeback        $service
 engine/gc               $service
 engine/engine           $service
 engine/cache            base/* pmem/pmem pmem/device engine/*
-control/*               base/* engine/cache engine/settings engine/stats control/*
+control/*               base/* engine/cache engine/latency engine/settings engine/stats engine/status_list control/*
 tool/*                  base/* pmem/pmem pmem/device engine/* control/* tool/*
 "
 
@@ -105,7 +108,7 @@ check_includes ()
       fi ;;
     *)
       # The adapter, on top of everything.
-      allowed=("base/*" pmem/device pmem/pmem "engine/*")
+      allowed=("base/*" pmem/device pmem/pmem "engine/*" "control/*")
       for header in "$filter"/*.h; do
         header=${header##*/}
         allowed+=("${header%.h}")
@@ -168,6 +171,7 @@ list_calls ()
       split ($1, part, ":")
       file = part[2]
       sub (/\.o$/, "", file)
+      sub (/^lib[a-z]+_la-/, "", file)  # of a library with flags of its own
       file = path[file]
       type = $(NF - 1)
       if (type ~ /^[TDBRVWC]$/)

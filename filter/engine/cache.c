@@ -62,6 +62,8 @@ struct cache {
   uint64_t failing_since_ms, retry_at_ms;
   int gc_error;                 /* of the last attempt */
   uint64_t gc_failing_since_ms;
+
+  uint64_t opened_ms, replay_ms;        /* constant once it is open */
 };
 
 static struct cache *
@@ -529,9 +531,11 @@ open_parts (struct cache *cache)
                           engine->pmem, engine->stats);
   if (r < 0)
     return r;
+  cache->opened_ms = now_ms ();
   r = engine_recover (engine, &found);
   if (r < 0)
     return r;
+  cache->replay_ms = now_ms () - cache->opened_ms;
   log_options = (struct log_options) {
     .pmem = engine->pmem,
     .superblock = &engine->superblock,
@@ -557,6 +561,7 @@ close_parts (struct engine *engine)
   log_free (engine->log);
   epoch_queue_destroy (&engine->queue);
   lost_destroy (&engine->lost);
+  rate_destroy (&engine->writeback_rate);
   segment_table_close (&engine->segments);
   index_free (engine->index);
   stats_free (engine->stats);
@@ -585,6 +590,7 @@ cache_open (const struct cache_options *options, struct pmem *pmem,
   cond_init (&cache->progress);
   epoch_queue_init (&cache->engine.queue);
   lost_init (&cache->engine.lost);
+  rate_init (&cache->engine.writeback_rate, now_ms ());
   r = open_parts (cache);
   if (r < 0) {
     close_parts (&cache->engine);
@@ -874,16 +880,28 @@ is_on_disk (const struct cache *cache, struct range range)
     && range_is_valid (range, cache->engine.backend->size);
 }
 
+/* A request that began at START_NS came out with R. */
+static int
+ended (struct engine *engine, enum stats_timer timer, uint64_t start_ns, int r)
+{
+  stats_time (engine->stats, timer, stats_clock_ns () - start_ns);
+  if (r < 0)
+    stats_add (engine->stats, STAT_failed_requests, 1);
+  return r;
+}
+
 int
 cache_read (struct cache *cache, void *buf, struct range range)
 {
   struct engine *engine = &cache->engine;
+  const uint64_t start_ns = stats_clock_ns ();
 
   if (!is_on_disk (cache, range))
     return -EINVAL;
   stats_add (engine->stats, STAT_reads, 1);
   stats_add (engine->stats, STAT_read_bytes, range.length);
-  return engine_read (engine, buf, range);
+  return ended (engine, TIMER_read_latency, start_ns,
+                engine_read (engine, buf, range));
 }
 
 int
@@ -891,6 +909,7 @@ cache_write (struct cache *cache, const void *buf, struct range range,
              bool fua)
 {
   struct engine *engine = &cache->engine;
+  const uint64_t start_ns = stats_clock_ns ();
 
   if (!is_on_disk (cache, range))
     return -EINVAL;
@@ -900,13 +919,15 @@ cache_write (struct cache *cache, const void *buf, struct range range,
   stats_add (engine->stats, STAT_write_bytes, range.length);
   if (fua)
     stats_add (engine->stats, STAT_fua_writes, 1);
-  return engine_write (engine, buf, range, fua);
+  return ended (engine, TIMER_write_latency, start_ns,
+                engine_write (engine, buf, range, fua));
 }
 
 int
 cache_zero (struct cache *cache, struct range range, bool may_trim, bool fua)
 {
   struct engine *engine = &cache->engine;
+  const uint64_t start_ns = stats_clock_ns ();
 
   if (!is_on_disk (cache, range))
     return -EINVAL;
@@ -918,14 +939,17 @@ cache_zero (struct cache *cache, struct range range, bool may_trim, bool fua)
     stats_add (engine->stats, STAT_fua_writes, 1);
   /* A trim record may be written back as trim, which promises nothing about
    * what is read then: only where zeroing can be asked to trim. */
-  return engine_write_zeros (engine, may_trim && engine->backend->can_zero
-                             ? RECORD_TRIM : RECORD_ZERO, range, fua);
+  return ended (engine, TIMER_zero_latency, start_ns,
+                engine_write_zeros (engine,
+                                    may_trim && engine->backend->can_zero
+                                    ? RECORD_TRIM : RECORD_ZERO, range, fua));
 }
 
 int
 cache_trim (struct cache *cache, struct range range, bool fua)
 {
   struct engine *engine = &cache->engine;
+  const uint64_t start_ns = stats_clock_ns ();
 
   if (!is_on_disk (cache, range))
     return -EINVAL;
@@ -935,23 +959,33 @@ cache_trim (struct cache *cache, struct range range, bool fua)
   stats_add (engine->stats, STAT_trim_bytes, range.length);
   if (fua)
     stats_add (engine->stats, STAT_fua_writes, 1);
-  return engine_write_zeros (engine, RECORD_TRIM, range, fua);
+  return ended (engine, TIMER_zero_latency, start_ns,
+                engine_write_zeros (engine, RECORD_TRIM, range, fua));
 }
 
 int
 cache_flush (struct cache *cache)
 {
-  stats_add (cache->engine.stats, STAT_flushes, 1);
-  return engine_flush (&cache->engine);
+  struct engine *engine = &cache->engine;
+  const uint64_t start_ns = stats_clock_ns ();
+
+  stats_add (engine->stats, STAT_flushes, 1);
+  return ended (engine, TIMER_flush_latency, start_ns,
+                engine_flush (engine));
 }
 
 int
 cache_prefetch (struct cache *cache, struct range range)
 {
+  int r;
+
   if (!is_on_disk (cache, range))
     return -EINVAL;
   stats_add (cache->engine.stats, STAT_prefetches, 1);
-  return engine_prefetch (&cache->engine, range);
+  r = engine_prefetch (&cache->engine, range);
+  if (r < 0)
+    stats_add (cache->engine.stats, STAT_failed_requests, 1);
+  return r;
 }
 
 void
@@ -986,32 +1020,129 @@ cache_engine (struct cache *cache)
   return &cache->engine;
 }
 
+static uint32_t
+ratio (uint64_t part, uint64_t rest)
+{
+  const uint64_t whole = part + rest;
+
+  return whole == 0 ? STATUS_UNKNOWN
+    : (uint32_t) ((double) part / (double) whole * 1e6 + 0.5);
+}
+
+/* Counters and times as they are, and what follows from them. */
+static void
+get_counted (struct stats *stats, struct cache_status *status)
+{
+#define X(kind, name, unit, description)                                \
+  STATUS_IF_COUNTED (kind, status->name = stats_get (stats, STAT_##name);) \
+  STATUS_IF_TIMED (kind, stats_get_latency (stats, TIMER_##name,        \
+                                            &status->name);)
+  STATUS_LIST (X)
+#undef X
+  status->hit_ratio = ratio (status->read_hits, status->read_partial_hits
+                             + status->read_misses);
+  status->byte_hit_ratio = ratio (status->read_hit_bytes,
+                                  status->read_miss_bytes);
+}
+
+static void
+get_dirty (struct engine *engine, uint64_t now, struct cache_status *status)
+{
+  struct set_entry open, queued, *oldest;
+  /* In the order in which it moves: nothing is missed on its way. */
+  const uint64_t in_sets = log_dirty_bytes (engine->log);
+  const bool in_set = log_oldest_open_set (engine->log, &open);
+  const uint64_t in_queue = epoch_queue_dirty_bytes (&engine->queue);
+  const bool is_queued = epoch_queue_oldest (&engine->queue, &queued);
+
+  status->dirty_bytes = in_sets + in_queue;
+  status->epoch = log_epoch (engine->log);
+  if (!in_set && !is_queued)
+    return;
+  oldest = !in_set || (is_queued && queued.since_ms <= open.since_ms)
+    ? &queued : &open;
+  status->oldest_dirty_ms = now - MIN (now, oldest->since_ms);
+  status->oldest_dirty_epoch = oldest->epoch;
+  status->epochs_behind = status->epoch - MIN (status->epoch, oldest->epoch)
+    + 1;
+  status->dirty_tail = (struct status_place) {
+    true, oldest->segment, oldest->end,
+  };
+}
+
+static void
+get_segments (struct engine *engine, struct cache_status *status)
+{
+  const struct segment_counts counts = segment_counts (&engine->segments);
+  struct status_places *heads = &status->heads;
+  uint32_t segment, offset;
+
+  status->segment_size = engine->superblock.geometry.segment_size;
+  status->segments_total = engine->superblock.geometry.segment_count;
+  status->segments_free = counts.free;
+  status->segments_open = counts.open;
+  status->segments_sealed = counts.sealed;
+  status->segments_used = counts.open + counts.sealed;
+  for (unsigned i = 0; i < log_head_count (engine->log)
+         && heads->count < STATUS_MAX_PLACES; i++)
+    if (log_head_position (engine->log, i, &segment, &offset))
+      heads->place[heads->count++] = (struct status_place) {
+        true, segment, offset,
+      };
+  if (segment_oldest_sealed (&engine->segments, &segment))
+    status->tail = (struct status_place) { true, segment, 0 };
+}
+
+static void
+get_device (struct engine *engine, struct cache_status *status)
+{
+  const struct media_superblock *media = &engine->superblock.media;
+  const struct control control = control_get (&engine->superblock);
+
+  status->version = PACKAGE_VERSION;
+  status->format_version = le32_get (media->version);
+  status->superblock_flags = le32_get (media->flags);
+  status->compat_features = le64_get (media->compat);
+  status->ro_compat_features = le64_get (media->ro_compat);
+  status->incompat_features = le64_get (media->incompat);
+  status->data_crc = engine->options.data_crc;
+  status->persistent_memory = engine->pmem->ordered;
+  status->lost_data = control.lost;
+  status->epoch_written_back = control.written_back;
+  status->tail_sequence = control.tail_sequence;
+  status->gc_percent = setting_get (&engine->settings, SETTING_gc_percent);
+  status->index_bytes = index_memory (engine->index);
+}
+
+static void
+get_backoff_locked (const struct cache *cache, uint64_t now,
+                    struct cache_status *status)
+{
+  status->attached = cache->engine.backend != NULL;
+  status->writeback_error = cache->writeback_error;
+  status->writeback_failures = cache->failures;
+  if (cache->failures > 0) {
+    status->writeback_failing_ms = now - MIN (now, cache->failing_since_ms);
+    status->writeback_retry_ms = MAX (now, cache->retry_at_ms) - now;
+  }
+}
+
 void
 cache_get_status (struct cache *cache, struct cache_status *status)
 {
   struct engine *engine = &cache->engine;
-  const struct segment_counts counts = segment_counts (&engine->segments);
-  const struct control control = control_get (&engine->superblock);
-  /* In the order in which it moves: nothing is missed on its way. */
-  const uint64_t in_sets = log_dirty_bytes (engine->log);
-  const uint64_t in_queue = epoch_queue_dirty_bytes (&engine->queue);
+  const uint64_t now = now_ms ();
 
-  *status = (struct cache_status) {
-    .segment_size = engine->superblock.geometry.segment_size,
-    .segments_total = engine->superblock.geometry.segment_count,
-    .segments_free = counts.free,
-    .segments_open = counts.open,
-    .segments_sealed = counts.sealed,
-    .dirty_bytes = in_sets + in_queue,
-    .epoch = log_epoch (engine->log),
-    .epoch_written_back = control.written_back,
-    .tail_sequence = control.tail_sequence,
-    .gc_percent = setting_get (&engine->settings, SETTING_gc_percent),
-    .index_bytes = index_memory (engine->index),
-  };
+  memset (status, 0, sizeof *status);
+  get_counted (engine->stats, status);
+  get_dirty (engine, now, status);
+  get_segments (engine, status);
+  get_device (engine, status);
+  status->writeback_rate = rate_get (&engine->writeback_rate, now);
+  status->uptime_ms = now - cache->opened_ms;
+  status->replay_ms = cache->replay_ms;
   HOLD_LOCK (&cache->lock);
-  status->writeback_error = cache->writeback_error;
-  status->attached = engine->backend != NULL;
+  get_backoff_locked (cache, now, status);
 }
 
 struct stats *

@@ -140,20 +140,41 @@ extern int cache_set (struct cache *cache, enum setting which,
                       uint64_t value);
 extern uint64_t cache_get_setting (struct cache *cache, enum setting which);
 
-/* Gauges. */
-struct cache_status {
-  uint64_t segment_size;
-  uint32_t segments_total, segments_free, segments_open, segments_sealed;
-  uint64_t dirty_bytes;         /* not yet written back; superseded included */
-  uint64_t epoch;               /* the open one */
-  uint64_t epoch_written_back;
-  uint64_t tail_sequence;
-  unsigned gc_percent;
-  size_t index_bytes;           /* DRAM */
-  int writeback_error;          /* -errno of the last attempt, 0 */
-  bool attached;
+/* Everything in status_list.h: its header says what is what. */
+
+#define STATUS_UNKNOWN UINT32_MAX       /* a ratio of nothing */
+#define STATUS_MAX_PLACES 256           /* further heads are not told of */
+
+struct status_place {
+  bool known;
+  uint32_t segment;
+  uint64_t offset;              /* in the segment */
 };
 
+struct status_places {
+  unsigned count;
+  struct status_place place[STATUS_MAX_PLACES];
+};
+
+struct cache_status {
+#define X(kind, name, unit, description) STATUS_FIELD_##kind (name)
+#define STATUS_FIELD_SECTION(name)
+#define STATUS_FIELD_COUNTER(name) uint64_t name;
+#define STATUS_FIELD_FOUND(name) uint64_t name;
+#define STATUS_FIELD_GAUGE(name) uint64_t name;
+#define STATUS_FIELD_RATIO(name) uint32_t name;
+#define STATUS_FIELD_ERROR(name) int name;
+#define STATUS_FIELD_FLAG(name) bool name;
+#define STATUS_FIELD_TEXT(name) const char *name;
+#define STATUS_FIELD_PLACE(name) struct status_place name;
+#define STATUS_FIELD_PLACES(name) struct status_places name;
+#define STATUS_FIELD_LATENCY(name) struct latency name;
+  STATUS_LIST (X)
+#undef X
+};
+
+/* As of now, item by item; not one instant for all.  device, which only who
+ * opened it knows, is NULL. */
 extern void cache_get_status (struct cache *cache,
                               struct cache_status *status);
 extern struct stats *cache_stats (struct cache *cache);

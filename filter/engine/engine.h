@@ -19,6 +19,7 @@
 #include "engine/log.h"
 #include "engine/log_reader.h"
 #include "engine/lost.h"
+#include "engine/rate.h"
 #include "engine/segment.h"
 #include "engine/settings.h"
 #include "engine/stats.h"
@@ -38,6 +39,7 @@ struct engine {
   struct stats *stats;
   struct backend *backend;      /* NULL: none attached */
   struct lost_ranges lost;
+  struct rate writeback_rate;   /* bytes sent to the backing store */
 
   /* Wait until a segment may have become free since TICKET was taken.
    * 0: try again.  -errno: give up. */

@@ -54,6 +54,19 @@ epoch_queue_first (struct epoch_queue *queue, uint64_t *epoch,
   return true;
 }
 
+bool
+epoch_queue_oldest (struct epoch_queue *queue, struct set_entry *oldest)
+{
+  HOLD_LOCK (&queue->lock);
+
+  if (queue->head.next == &queue->head)
+    return false;
+  *oldest = *queue->head.next;
+  oldest->names = NULL;
+  oldest->next = oldest->previous = NULL;
+  return true;
+}
+
 int
 epoch_queue_list (struct epoch_queue *queue, uint64_t through,
                   struct set_entry **entries, uint64_t *count)

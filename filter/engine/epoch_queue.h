@@ -51,6 +51,10 @@ extern void epoch_queue_add (struct epoch_queue *queue,
 extern bool epoch_queue_first (struct epoch_queue *queue, uint64_t *epoch,
                                uint64_t *since_ms);
 
+/* A copy of that entry, without its names. */
+extern bool epoch_queue_oldest (struct epoch_queue *queue,
+                                struct set_entry *oldest);
+
 /* Copy the entries of epochs up to THROUGH to a new array, *COUNT of them.
  * Their names stay the queue's, until they are dropped.  0 or -ENOMEM. */
 extern int epoch_queue_list (struct epoch_queue *queue, uint64_t through,

@@ -939,7 +939,7 @@ log_dirty_bytes (struct log *log)
 }
 
 bool
-log_oldest_open (struct log *log, uint64_t *since_ms)
+log_oldest_open_set (struct log *log, struct set_entry *oldest)
 {
   bool found = false;
 
@@ -948,10 +948,42 @@ log_oldest_open (struct log *log, uint64_t *since_ms)
 
     for (struct open_segment *open = log->heads[i].segments; open;
          open = open->next)
-      if (open->entry && (!found || open->entry->since_ms < *since_ms)) {
+      if (open->entry && (!found || open->entry->since_ms < oldest->since_ms)) {
         found = true;
-        *since_ms = open->entry->since_ms;
+        *oldest = *open->entry;
+        oldest->end = open->set_end;
       }
   }
   return found;
+}
+
+bool
+log_oldest_open (struct log *log, uint64_t *since_ms)
+{
+  struct set_entry oldest;
+
+  if (!log_oldest_open_set (log, &oldest))
+    return false;
+  *since_ms = oldest.since_ms;
+  return true;
+}
+
+unsigned
+log_head_count (const struct log *log)
+{
+  return log->head_count;
+}
+
+bool
+log_head_position (struct log *log, unsigned i, uint32_t *segment,
+                   uint32_t *offset)
+{
+  HOLD_LOCK (&log->heads[i].lock);
+  const struct open_segment *open = log->heads[i].segments;
+
+  if (open == NULL || open->retired)
+    return false;
+  *segment = open->segment->id;
+  *offset = open->data_end;
+  return true;
 }

@@ -147,5 +147,13 @@ extern bool log_find_open (struct log *log, uint64_t at, bool *clean);
 extern uint64_t log_dirty_bytes (struct log *log);
 /* When the oldest record not in the epoch queue yet came; false if none. */
 extern bool log_oldest_open (struct log *log, uint64_t *since_ms);
+/* Its set, as it would be closed now. */
+extern bool log_oldest_open_set (struct log *log, struct set_entry *oldest);
+
+/* Where the I-th head writes next: false if it has no segment at present.  There
+ * are log_head_count. */
+extern unsigned log_head_count (const struct log *log);
+extern bool log_head_position (struct log *log, unsigned i, uint32_t *segment,
+                               uint32_t *offset);
 
 #endif /* PCACHE_LOG_H */

@@ -27,6 +27,7 @@ struct read {
   struct range range;           /* of the request; buf belongs to it */
   struct fill fill[MAX_FILLS];
   unsigned fills;
+  uint64_t hit_bytes, miss_bytes;
 };
 
 static struct range
@@ -127,7 +128,7 @@ copy_piece (struct read *read, const struct piece *piece)
       return heal (read, piece, r);
     break;
   }
-  stats_add (read->engine->stats, STAT_read_hit_bytes, piece->range.length);
+  read->hit_bytes += piece->range.length;
   return 1;
 }
 
@@ -247,7 +248,7 @@ read_holes (struct read *read)
       abandon_fills (read, i);
       return r;
     }
-    stats_add (engine->stats, STAT_read_miss_bytes, run.length);
+    read->miss_bytes += run.length;
     for (; i < next; i++)
       complete_fill (engine, &read->fill[i],
                      read->buf + (read->fill[i].range.start
@@ -257,29 +258,24 @@ read_holes (struct read *read)
   return 0;
 }
 
-int
-engine_read (struct engine *engine, void *buf, struct range range)
+static int
+read_pieces (struct read *read)
 {
-  struct read read;
-  struct range rest = range;
+  struct range rest = read->range;
   int r;
 
-  read.engine = engine;
-  read.buf = buf;
-  read.range = range;
-  read.fills = 0;
   while (rest.length > 0) {
     uint64_t done;
 
-    r = look_up (&read, chunk_part (rest), &done);
+    r = look_up (read, chunk_part (rest), &done);
     if (r < 0) {
-      abandon_fills (&read, 0);
+      abandon_fills (read, 0);
       return r;
     }
     rest.start += done;
     rest.length -= done;
-    if (read.fills > 0 && (rest.length == 0 || read.fills == MAX_FILLS)) {
-      r = read_holes (&read);
+    if (read->fills > 0 && (rest.length == 0 || read->fills == MAX_FILLS)) {
+      r = read_holes (read);
       if (r < 0)
         return r;
     }
@@ -287,10 +283,45 @@ engine_read (struct engine *engine, void *buf, struct range range)
   return 0;
 }
 
+/* READ: left as it was when that was over. */
+static int
+read_range (struct read *read, struct engine *engine, void *buf,
+            struct range range)
+{
+  int r;
+
+  /* Not the fills: they are many, and set when they are used. */
+  read->engine = engine;
+  read->buf = buf;
+  read->range = range;
+  read->fills = 0;
+  read->hit_bytes = read->miss_bytes = 0;
+  r = read_pieces (read);
+  if (read->hit_bytes > 0)
+    stats_add (engine->stats, STAT_read_hit_bytes, read->hit_bytes);
+  if (read->miss_bytes > 0)
+    stats_add (engine->stats, STAT_read_miss_bytes, read->miss_bytes);
+  return r;
+}
+
+int
+engine_read (struct engine *engine, void *buf, struct range range)
+{
+  struct read read;
+  const int r = read_range (&read, engine, buf, range);
+
+  if (r == 0)
+    stats_add (engine->stats, read.miss_bytes == 0 ? STAT_read_hits
+               : read.hit_bytes == 0 ? STAT_read_misses
+               : STAT_read_partial_hits, 1);
+  return r;
+}
+
 int
 engine_prefetch (struct engine *engine, struct range range)
 {
   CLEANUP_FREE uint8_t *buf = malloc (INDEX_CHUNK);
+  struct read read;
   int r = 0;
 
   if (buf == NULL)
@@ -298,7 +329,7 @@ engine_prefetch (struct engine *engine, struct range range)
   while (range.length > 0 && r == 0) {
     const struct range part = chunk_part (range);
 
-    r = engine_read (engine, buf, part);
+    r = read_range (&read, engine, buf, part);
     range.start += part.length;
     range.length -= part.length;
   }

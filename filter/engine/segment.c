@@ -390,6 +390,17 @@ segment_snapshot (struct segment_table *table, uint32_t id)
   return table->segments[id];
 }
 
+bool
+segment_oldest_sealed (struct segment_table *table, uint32_t *id)
+{
+  HOLD_LOCK (&table->lock);
+
+  if (table->sealed.first == NULL)
+    return false;
+  *id = table->sealed.first->id;
+  return true;
+}
+
 struct segment_counts
 segment_counts (struct segment_table *table)
 {

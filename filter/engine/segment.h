@@ -123,6 +123,9 @@ extern void segment_release (struct segment_table *table,
 extern struct segment segment_snapshot (struct segment_table *table,
                                         uint32_t id);
 
+/* The one that has been sealed the longest; false if there is none. */
+extern bool segment_oldest_sealed (struct segment_table *table, uint32_t *id);
+
 struct segment_counts {
   uint32_t free, open, sealed;
 };

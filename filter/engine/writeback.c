@@ -12,6 +12,7 @@
 #include "base/cleanup.h"
 #include "base/mutation.h"
 #include "base/report.h"
+#include "base/thread.h"
 #include "engine/writeback.h"
 
 #define MAX_JOB_BYTES (UINT64_C (1) << 20)
@@ -54,6 +55,32 @@ struct writeback {
 
 /* --- one job ---------------------------------------------------------- */
 
+/* Count a request for LENGTH bytes to the backing store that came out with R,
+ * and give that back. */
+static int
+counted (struct writeback *wb, int r, uint64_t length,
+         enum stats_counter error)
+{
+  struct engine *engine = wb->engine;
+
+  if (r < 0)
+    stats_add (engine->stats, error, 1);
+  else {
+    stats_add (engine->stats, STAT_writeback_requests, 1);
+    stats_add (engine->stats, STAT_writeback_sent_bytes, length);
+    rate_add (&engine->writeback_rate, now_ms (), length);
+  }
+  return r;
+}
+
+static int
+send_data (struct writeback *wb, const uint8_t *buf, struct range range)
+{
+  return counted (wb, backend_pwrite (wb->engine->backend, buf, range.length,
+                                      range.start),
+                  range.length, STAT_backing_write_errors);
+}
+
 static int
 write_zeros (struct writeback *wb, uint8_t *buf, struct range range)
 {
@@ -64,7 +91,7 @@ write_zeros (struct writeback *wb, uint8_t *buf, struct range range)
   while (range.length > 0) {
     const uint64_t length = MIN (range.length, limit);
     int r = atomic_load (&wb->cancelled) ? -ECANCELED
-      : backend_pwrite (wb->engine->backend, buf, length, range.start);
+      : send_data (wb, buf, (struct range) { range.start, length });
 
     if (r < 0)
       return r;
@@ -92,14 +119,16 @@ zero_range (struct writeback *wb, uint8_t *buf, struct range range,
     if (atomic_load (&wb->cancelled))
       return -ECANCELED;
     if (backend->can_zero)
-      r = backend_zero (backend, part.length, part.start, may_trim);
+      r = counted (wb, backend_zero (backend, part.length, part.start,
+                                     may_trim),
+                   part.length, STAT_backing_zero_errors);
     else if (may_trim && backend->can_trim)
-      r = backend_trim (backend, part.length, part.start);
+      r = counted (wb, backend_trim (backend, part.length, part.start),
+                   part.length, STAT_backing_zero_errors);
     if (r < 0)
       r = write_zeros (wb, buf, part);
     if (r < 0)
       return r;
-    stats_add (wb->engine->stats, STAT_writeback_requests, 1);
     range.start += part.length;
     range.length -= part.length;
   }
@@ -217,15 +246,7 @@ lose (struct writeback *wb, const struct extent *extent)
 static int
 write_run (struct writeback *wb, const uint8_t *buf, struct range range)
 {
-  struct backend *backend = wb->engine->backend;
-  int r;
-
-  if (range.length == 0)
-    return 0;
-  r = backend_pwrite (backend, buf, range.length, range.start);
-  if (r == 0)
-    stats_add (wb->engine->stats, STAT_writeback_requests, 1);
-  return r;
+  return range.length == 0 ? 0 : send_data (wb, buf, range);
 }
 
 static int
@@ -696,6 +717,8 @@ write_portions (struct writeback *wb, const struct plan *plan, bool *progress)
      * store, which is legal there, and is written again. */
     if (r == 0 && (last || !MUTATION (PORTION_UNFLUSHED))) {
       r = backend_flush (wb->engine->backend);
+      if (r < 0)
+        stats_add (wb->engine->stats, STAT_backing_flush_errors, 1);
       if (MUTATION (T7_FLUSH_IGNORED))
         r = 0;
     }

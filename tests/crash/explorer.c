@@ -264,7 +264,7 @@ check_percent (struct explorer *ex, struct cache *cache)
   cache_get_status (cache, &status);
   if (!ex->formatting && status.gc_percent != ex->percent_acked
       && status.gc_percent != ex->percent_asked)
-    problem (ex, "gc-percent is %u; %u was acknowledged, %u asked for",
+    problem (ex, "gc-percent is %" PRIu64 "; %u was acknowledged, %u asked for",
              status.gc_percent, ex->percent_acked, ex->percent_asked);
 }
 

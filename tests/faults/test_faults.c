@@ -761,7 +761,7 @@ nothing_stays_pinned (void)
     if (status.segments_open <= 2)
       return;
     if (now_ms () > until)
-      wrong ("%" PRIu32 " segments stay open, for two heads",
+      wrong ("%" PRIu64 " segments stay open, for two heads",
              status.segments_open);
     usleep (1000);
   }

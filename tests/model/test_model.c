@@ -633,8 +633,8 @@ check_status (struct world *w)
 
   cache_get_status (w->cache, &s);
   REQUIRE (s.segments_free + s.segments_open + s.segments_sealed
-           == s.segments_total, "op %" PRIu64 ": of %u segments %u are free, "
-           "%u open, %u sealed", w->op, s.segments_total, s.segments_free,
+           == s.segments_total, "op %" PRIu64 ": of %" PRIu64 " segments %"
+           PRIu64 " are free, %" PRIu64 " open, %" PRIu64 " sealed", w->op, s.segments_total, s.segments_free,
            s.segments_open, s.segments_sealed);
 }
 

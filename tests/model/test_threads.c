@@ -249,16 +249,16 @@ troubler_main (void *opaque)
     }
     cache_get_status (w->cache, &status);
     REQUIRE (now_ms () - progress_ms < STUCK_MS, "no client got anything done "
-             "for %d ms: of %" PRIu32 " segments %" PRIu32 " free, %" PRIu32
-             " open, %" PRIu32 " sealed; %" PRIu64 " dirty bytes, epoch %"
+             "for %d ms: of %" PRIu64 " segments %" PRIu64 " free, %" PRIu64
+             " open, %" PRIu64 " sealed; %" PRIu64 " dirty bytes, epoch %"
              PRIu64 ", written back %" PRIu64, STUCK_MS,
              status.segments_total, status.segments_free,
              status.segments_open, status.segments_sealed,
              status.dirty_bytes, status.epoch, status.epoch_written_back);
     REQUIRE (status.segments_free + status.segments_open
              + status.segments_sealed <= status.segments_total,
-             "%" PRIu32 " segments, but %" PRIu32 " free, %" PRIu32
-             " open and %" PRIu32 " sealed", status.segments_total,
+             "%" PRIu64 " segments, but %" PRIu64 " free, %" PRIu64
+             " open and %" PRIu64 " sealed", status.segments_total,
              status.segments_free, status.segments_open,
              status.segments_sealed);
     cache_map (w->cache, (struct range) { 0, w->size }, &kind, &length);

@@ -12,6 +12,7 @@
 
 #include <cmocka.h>
 
+#include "base/thread.h"
 #include "engine/gc.h"
 #include "support/small_engine.h"
 
@@ -88,6 +89,7 @@ close_parts (struct small_engine *small)
   engine->log = NULL;
   epoch_queue_destroy (&engine->queue);
   lost_destroy (&engine->lost);
+  rate_destroy (&engine->writeback_rate);
   segment_table_close (&engine->segments);
   index_free (engine->index);
   engine->index = NULL;
@@ -180,6 +182,7 @@ small_engine_try_open (struct small_engine *small)
   setting_put (&engine->settings, SETTING_gc_percent, CACHE_DEFAULT_GC_PERCENT);
   epoch_queue_init (&engine->queue);
   lost_init (&engine->lost);
+  rate_init (&engine->writeback_rate, now_ms ());
   r = open_parts (small);
   if (r < 0)
     close_parts (small);
