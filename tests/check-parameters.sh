@@ -72,14 +72,18 @@ while IFS='=|' read -r -a words; do
   done
 done < "$tmp/help"
 
-sed -nE 's/^  X \(([a-z_]+),.*/\1/p' "$top/filter/engine/stats.h" \
-  > "$tmp/statistics.unsorted"
-sed -nE 's/^  GAUGE \(([a-z_]+)\);.*/\1/p' "$top/filter/lifecycle.c" \
-  >> "$tmp/statistics.unsorted"
-sort "$tmp/statistics.unsorted" > "$tmp/statistics"
-sed -n '/^=head1 STATISTICS/,/^=head1 ENV/p' "$pod" | grep '^=item' |
-  grep -oE 'C<[a-z_]+>' | sed -E 's/C<(.*)>/\1/' | sort > "$tmp/STATISTICS"
-compare statistics STATISTICS
+# What else the man page says of the items is generated from their list.
+sed -n '/^=head1 STATISTICS/,/^=head1 ENV/p' "$pod" |
+  grep -qx '=for pcache STATISTICS' ||
+  complain "not in the man page" <<< "=for pcache STATISTICS"
+perl "$top/docs/statistics-pod" "$top/filter/engine/status_list.h" |
+  sed 's/ .*//' | sort > "$tmp/statistics"
+complain "twice in status_list.h" < <(uniq -d "$tmp/statistics")
+# Other places of the page that name one.
+grep -oE '(gauge|counter)s? C<[a-z_]+>' "$pod" | sed -E 's/.*<(.*)>/\1/' |
+  sort -u > "$tmp/named"
+complain "named in the man page, not in status_list.h" \
+         < <(comm -13 "$tmp/statistics" "$tmp/named")
 
 # An empty list would make all this vain.
 for file in config.c help statistics; do

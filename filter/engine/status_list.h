@@ -152,7 +152,7 @@
   X (GAUGE, gc_percent, PERCENT, "the value of pcache-gc-percent in effect") \
   X (PLACES, heads, COUNT,                                              \
      "where the next data is written: segment and offset in it of each " \
-     "head that has a segment, the newest data first")                  \
+     "head that has a segment")                                           \
   X (PLACE, tail, COUNT,                                                \
      "the segment that has been full the longest, from its start")      \
   X (GAUGE, tail_sequence, COUNT,                                       \
