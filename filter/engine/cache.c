@@ -880,11 +880,11 @@ is_on_disk (const struct cache *cache, struct range range)
     && range_is_valid (range, cache->engine.backend->size);
 }
 
-/* A request that began at START_NS came out with R. */
+/* A request came out with R.  START: of stats_begin. */
 static int
-ended (struct engine *engine, enum stats_timer timer, uint64_t start_ns, int r)
+ended (struct engine *engine, enum stats_timer timer, uint64_t start, int r)
 {
-  stats_time (engine->stats, timer, stats_clock_ns () - start_ns);
+  stats_end (engine->stats, timer, start);
   if (r < 0)
     stats_add (engine->stats, STAT_failed_requests, 1);
   return r;
@@ -894,13 +894,14 @@ int
 cache_read (struct cache *cache, void *buf, struct range range)
 {
   struct engine *engine = &cache->engine;
-  const uint64_t start_ns = stats_clock_ns ();
+  uint64_t start;
 
   if (!is_on_disk (cache, range))
     return -EINVAL;
+  start = stats_begin (engine->stats, TIMER_read_latency);
   stats_add (engine->stats, STAT_reads, 1);
   stats_add (engine->stats, STAT_read_bytes, range.length);
-  return ended (engine, TIMER_read_latency, start_ns,
+  return ended (engine, TIMER_read_latency, start,
                 engine_read (engine, buf, range));
 }
 
@@ -909,17 +910,18 @@ cache_write (struct cache *cache, const void *buf, struct range range,
              bool fua)
 {
   struct engine *engine = &cache->engine;
-  const uint64_t start_ns = stats_clock_ns ();
+  uint64_t start;
 
   if (!is_on_disk (cache, range))
     return -EINVAL;
   if (!engine->backend->can_write)
     return -EROFS;
+  start = stats_begin (engine->stats, TIMER_write_latency);
   stats_add (engine->stats, STAT_writes, 1);
   stats_add (engine->stats, STAT_write_bytes, range.length);
   if (fua)
     stats_add (engine->stats, STAT_fua_writes, 1);
-  return ended (engine, TIMER_write_latency, start_ns,
+  return ended (engine, TIMER_write_latency, start,
                 engine_write (engine, buf, range, fua));
 }
 
@@ -927,19 +929,20 @@ int
 cache_zero (struct cache *cache, struct range range, bool may_trim, bool fua)
 {
   struct engine *engine = &cache->engine;
-  const uint64_t start_ns = stats_clock_ns ();
+  uint64_t start;
 
   if (!is_on_disk (cache, range))
     return -EINVAL;
   if (!engine->backend->can_write)
     return -EROFS;
+  start = stats_begin (engine->stats, TIMER_zero_latency);
   stats_add (engine->stats, STAT_zeros, 1);
   stats_add (engine->stats, STAT_zero_bytes, range.length);
   if (fua)
     stats_add (engine->stats, STAT_fua_writes, 1);
   /* A trim record may be written back as trim, which promises nothing about
    * what is read then: only where zeroing can be asked to trim. */
-  return ended (engine, TIMER_zero_latency, start_ns,
+  return ended (engine, TIMER_zero_latency, start,
                 engine_write_zeros (engine,
                                     may_trim && engine->backend->can_zero
                                     ? RECORD_TRIM : RECORD_ZERO, range, fua));
@@ -949,17 +952,18 @@ int
 cache_trim (struct cache *cache, struct range range, bool fua)
 {
   struct engine *engine = &cache->engine;
-  const uint64_t start_ns = stats_clock_ns ();
+  uint64_t start;
 
   if (!is_on_disk (cache, range))
     return -EINVAL;
   if (!engine->backend->can_write)
     return -EROFS;
+  start = stats_begin (engine->stats, TIMER_zero_latency);
   stats_add (engine->stats, STAT_trims, 1);
   stats_add (engine->stats, STAT_trim_bytes, range.length);
   if (fua)
     stats_add (engine->stats, STAT_fua_writes, 1);
-  return ended (engine, TIMER_zero_latency, start_ns,
+  return ended (engine, TIMER_zero_latency, start,
                 engine_write_zeros (engine, RECORD_TRIM, range, fua));
 }
 
@@ -967,10 +971,11 @@ int
 cache_flush (struct cache *cache)
 {
   struct engine *engine = &cache->engine;
-  const uint64_t start_ns = stats_clock_ns ();
+  uint64_t start;
 
+  start = stats_begin (engine->stats, TIMER_flush_latency);
   stats_add (engine->stats, STAT_flushes, 1);
-  return ended (engine, TIMER_flush_latency, start_ns,
+  return ended (engine, TIMER_flush_latency, start,
                 engine_flush (engine));
 }
 

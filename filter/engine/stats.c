@@ -16,6 +16,7 @@
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/arith.h"
 #include "base/cleanup.h"
@@ -25,6 +26,9 @@
 #define SHARED 0
 
 struct times {
+  /* The owner's; not of the shared lane. */
+  uint32_t to_skip, skipped;    /* requests until the next that is timed */
+  uint32_t random;
   _Atomic uint64_t sum_ns;
   _Atomic uint64_t bucket[LATENCY_BUCKETS];
 };
@@ -113,7 +117,9 @@ stats_free (struct stats *stats)
   free (stats);
 }
 
-static struct lane *
+/* The lane of a thread that has none in STATS yet; not in line, as it is taken
+ * once. */
+__attribute__ ((cold, noinline)) static struct lane *
 new_lane (struct stats *stats)
 {
   struct lane *lane;
@@ -133,25 +139,30 @@ new_lane (struct stats *stats)
   return lane;
 }
 
+/* NULL: this thread has none in STATS, or none at all. */
 static inline struct lane *
-my_lane (struct stats *stats)
+own_lane (struct stats *stats)
 {
   /* Lane SHARED is never set here. */
-  struct lane *lane = atomic_load_explicit (&stats->lane[my_number],
-                                            memory_order_relaxed);
-
-  return __builtin_expect (lane != NULL, 1) ? lane : new_lane (stats);
+  return atomic_load_explicit (&stats->lane[my_number], memory_order_relaxed);
 }
 
+/* To what only this thread adds. */
 static inline void
+add_own (_Atomic uint64_t *to, uint64_t n)
+{
+  atomic_store_explicit (to, atomic_load_explicit (to, memory_order_relaxed)
+                         + n, memory_order_relaxed);
+}
+
+static void
 add (struct stats *stats, const struct lane *lane, _Atomic uint64_t *to,
      uint64_t n)
 {
-  if (__builtin_expect (lane == &stats->shared, 0))
+  if (lane == &stats->shared)
     atomic_fetch_add_explicit (to, n, memory_order_relaxed);
   else
-    atomic_store_explicit (to, atomic_load_explicit (to, memory_order_relaxed)
-                           + n, memory_order_relaxed);
+    add_own (to, n);
 }
 
 /* The I-th lane that there is, from *i on; NULL after the last. */
@@ -180,12 +191,23 @@ static const struct {
 #undef X
 };
 
+__attribute__ ((cold, noinline)) static void
+add_first (struct stats *stats, enum stats_counter which, uint64_t n)
+{
+  struct lane *lane = new_lane (stats);
+
+  add (stats, lane, &lane->counter[which], n);
+}
+
 void
 stats_add (struct stats *stats, enum stats_counter which, uint64_t n)
 {
-  struct lane *lane = my_lane (stats);
+  struct lane *lane = own_lane (stats);
 
-  add (stats, lane, &lane->counter[which], n);
+  if (lane)
+    add_own (&lane->counter[which], n);
+  else
+    add_first (stats, which, n);
 }
 
 uint64_t
@@ -214,14 +236,55 @@ stats_description (enum stats_counter which)
 
 /* Times. ------------------------------------------------------------------- */
 
-void
-stats_time (struct stats *stats, enum stats_timer which, uint64_t ns)
+static uint64_t
+clock_ns (void)
 {
-  struct lane *lane = my_lane (stats);
-  struct times *times = &lane->times[which];
+  struct timespec ts;
 
-  add (stats, lane, &times->sum_ns, ns);
-  add (stats, lane, &times->bucket[latency_bucket (ns)], 1);
+  clock_gettime (CLOCK_MONOTONIC, &ts);
+  return (uint64_t) ts.tv_sec * 1000000000 + ts.tv_nsec;
+}
+
+uint64_t
+stats_begin (struct stats *stats, enum stats_timer which)
+{
+  struct lane *lane = own_lane (stats);
+
+  if (lane) {
+    struct times *times = &lane->times[which];
+
+    if (times->skipped < times->to_skip) {
+      times->skipped++;
+      return 0;
+    }
+  }
+  return clock_ns ();
+}
+
+/* 0 .. 2 * (STATS_SAMPLE - 1), so that nothing that goes by turns is missed, or
+ * hit, each time. */
+static uint32_t
+choose_skip (struct times *times)
+{
+  times->random = times->random * 1664525 + 1013904223;
+  return (uint64_t) times->random * (2 * STATS_SAMPLE - 1) >> 32;
+}
+
+void
+stats_note_time (struct stats *stats, enum stats_timer which, uint64_t start)
+{
+  const uint64_t ns = clock_ns () - start;
+  struct lane *lane = own_lane (stats) ?: new_lane (stats);
+  struct times *times = &lane->times[which];
+  uint64_t weight = 1;
+
+  if (lane != &stats->shared) {
+    weight += times->skipped;
+    times->skipped = 0;
+    times->to_skip = ns < STATS_SHORT_NS ? choose_skip (times) : 0;
+  }
+  add (stats, lane, &times->sum_ns, ns * weight);
+  add (stats, lane, &times->bucket[latency_bucket (ns)], weight);
 }
 
 void

@@ -21,7 +21,7 @@
  * TEXT      const char *       constant while the cache is open; may be NULL
  * PLACE     struct status_place
  * PLACES    struct status_places
- * LATENCY   struct latency     timed by stats_time
+ * LATENCY   struct latency     timed by stats_begin and stats_end
  *
  * UNIT      COUNT, BYTES, MS (milliseconds), PERCENT, RATE (bytes a second).
  *           Names end in the unit where one would doubt.
@@ -199,7 +199,7 @@
 #define STATUS_IF_COUNTED_PLACES(...)
 #define STATUS_IF_COUNTED_LATENCY(...)
 
-/* The same, if it is timed by stats_time. */
+/* The same, if it is timed. */
 #define STATUS_IF_TIMED(kind, ...) STATUS_IF_TIMED_##kind (__VA_ARGS__)
 #define STATUS_IF_TIMED_SECTION(...)
 #define STATUS_IF_TIMED_COUNTER(...)

@@ -141,7 +141,8 @@ requests_are_counted_by_what_became_of_them (void **state)
   assert_int_equal (status.backing_read_errors, 1);
   assert_int_equal (status.prefetches, 1);
   assert_int_equal (status.fua_writes, 1);
-  assert_int_equal (status.read_latency.count, 6);
+  /* Short ones are not all timed (stats.h), but the first is. */
+  assert_in_range (status.read_latency.count, 1, 6);
   assert_int_equal (status.write_latency.count, 1);
   assert_int_equal (status.zero_latency.count, 1);
   assert_int_equal (status.flush_latency.count, 1);
@@ -317,14 +318,15 @@ json_has_everything (void **state)
                     status.dirty_tail.segment);
   assert_int_equal (json_object_array_length (member (json, "heads")), 1);
   latency = member (json, "read_latency");
-  assert_string_equal (json_text (latency, "count"), "6");
   assert_true (json_object_get_int64 (member (latency, "p999_ns"))
                >= json_object_get_int64 (member (latency, "p50_ns")));
   buckets = member (latency, "buckets");
   for (size_t i = 0; i < json_object_array_length (buckets); i++)
     requests += json_object_get_uint64
       (json_object_array_get_idx (json_object_array_get_idx (buckets, i), 1));
-  assert_int_equal (requests, 6);
+  assert_int_equal (requests, status.read_latency.count);
+  assert_int_equal (json_object_get_uint64 (member (latency, "count")),
+                    requests);
   json_object_put (json);
 }
 
@@ -362,7 +364,7 @@ numbers_are_one_a_line (void **state)
     assert_has (text, "\ndirty_bytes: 10240\n");
     assert_has (text, "\nwriteback_error: -5\n");
     assert_has (text, "\nhit_ratio: 0.600000\n");
-    assert_has (text, "\nread_latency_count: 6\n");
+    assert_has (text, "\nwrite_latency_count: 1\n");
     assert_has (text, "\nattached: 1\n");
   }
 }
