@@ -511,7 +511,8 @@ metric_number (const struct metrics *m, const char *name, uint64_t value,
   snprintf (number, sizeof number, "%" PRIu64, value);
   switch (unit) {
   case COUNT:
-    replace_end (base, name, "", "");
+    /* That is for counters. */
+    replace_end (base, name, is_counter ? "" : "_total", "");
     break;
   case BYTES:
     replace_end (base, name, "_bytes", "_bytes");

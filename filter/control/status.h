@@ -48,7 +48,8 @@ extern void status_numbers (const struct cache_status *status, FILE *stream);
 /* Prometheus' text format 0.0.4.  The metric of an item is called
  * pcache_NAME, with these changes: counters end in _total; times are in
  * seconds, and _ms at the end is _seconds; a size ends in _bytes, a rate in
- * _bytes_per_second, gc_percent is pcache_gc_ratio.  Texts are the labels of
+ * _bytes_per_second; gc_percent is pcache_gc_ratio, and segments_total
+ * pcache_segments.  Texts are the labels of
  * pcache_info.  A place is the two metrics NAME_segment and
  * NAME_offset_bytes, with a label head="N" if there are several. */
 extern void status_metrics (const struct cache_status *status, FILE *stream);

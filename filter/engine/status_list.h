@@ -68,7 +68,8 @@
                                                                         \
   X (SECTION, filling, COUNT, "Caching what is read")                   \
   X (COUNTER, fills, COUNT, "records cached from the backing store")    \
-  X (COUNTER, fill_bytes, BYTES, "bytes of these records")              \
+  X (COUNTER, fill_bytes, BYTES,                                        \
+     "bytes of records cached from the backing store")                  \
   X (COUNTER, fills_stale, COUNT,                                       \
      "records not cached because a write came meanwhile")               \
   X (COUNTER, fills_skipped, COUNT,                                     \
@@ -96,34 +97,39 @@
   X (COUNTER, writeback_epochs, COUNT,                                  \
      "rounds of write-back that were completed; of one epoch each with " \
      "pcache-writeback-order=strict")                                   \
-  X (COUNTER, writeback_records, COUNT, "records in these rounds")      \
+  X (COUNTER, writeback_records, COUNT,                                 \
+     "records in completed rounds of write-back")                       \
   X (COUNTER, writeback_bytes, BYTES,                                   \
-     "bytes of the disk that these rounds wrote, zeroed or trimmed; of what " \
-     "was overwritten within a round only the last counts")             \
+     "bytes of the disk that completed rounds of write-back wrote, zeroed or " \
+     "trimmed; of what was overwritten within a round only the last counts") \
   X (COUNTER, writeback_requests, COUNT,                                \
-     "write, zero and trim requests to the backing store that worked")  \
+     "write, zero and trim requests of write-back that worked")         \
   X (COUNTER, writeback_sent_bytes, BYTES,                              \
-     "bytes of these requests; more than writeback_bytes when some had to be " \
-     "sent again")                                                      \
+     "bytes of writeback_requests; more than writeback_bytes when "     \
+     "some had to be sent again")                                       \
   X (COUNTER, space_waits, COUNT,                                       \
      "writes that had to wait for free space")                          \
                                                                         \
   X (SECTION, backing, COUNT, "Errors of the backing store")            \
-  X (COUNTER, backing_read_errors, COUNT, "reads that failed")          \
-  X (COUNTER, backing_write_errors, COUNT, "writes that failed")        \
+  X (COUNTER, backing_read_errors, COUNT,                               \
+     "reads from the backing store that failed")                        \
+  X (COUNTER, backing_write_errors, COUNT,                              \
+     "writes to the backing store that failed")                         \
   X (COUNTER, backing_zero_errors, COUNT,                               \
-     "zero and trim requests that failed; zeros were then written instead") \
-  X (COUNTER, backing_flush_errors, COUNT, "flushes that failed")       \
+     "zero and trim requests to the backing store that failed; zeros "  \
+     "were then written instead")                                       \
+  X (COUNTER, backing_flush_errors, COUNT,                              \
+     "flushes of the backing store that failed")                        \
   X (COUNTER, writeback_errors, COUNT,                                  \
      "attempts to write back that failed, for whatever reason")         \
   X (ERROR, writeback_error, COUNT,                                     \
-     "error of the last attempt to write back: 0, or a negative errno")  \
+     "error of the last attempt to write back: 0, or a negative errno") \
   X (GAUGE, writeback_failures, COUNT,                                  \
-     "attempts that failed since the last that made progress")          \
+     "attempts to write back that failed since the last that made progress") \
   X (GAUGE, writeback_failing_ms, MS,                                   \
-     "how long they have failed; 0 if they do not")                     \
+     "how long write-back has failed; 0 if it does not")                \
   X (GAUGE, writeback_retry_ms, MS,                                     \
-     "time to the next attempt; 0 if they do not fail")                 \
+     "time to the next attempt to write back; 0 if it does not fail")   \
                                                                         \
   X (SECTION, device, COUNT, "Cache device")                            \
   X (TEXT, device, COUNT, "path of the cache device")                   \
@@ -152,14 +158,14 @@
   X (GAUGE, gc_percent, PERCENT, "the value of pcache-gc-percent in effect") \
   X (PLACES, heads, COUNT,                                              \
      "where the next data is written: segment and offset in it of each " \
-     "head that has a segment")                                           \
+     "head that has a segment")                                         \
   X (PLACE, tail, COUNT,                                                \
      "the segment that has been full the longest, from its start")      \
   X (GAUGE, tail_sequence, COUNT,                                       \
      "sequence number up to which clean records have been evicted")     \
   X (COUNTER, evicted_segments, COUNT, "segments evicted")              \
   X (COUNTER, evicted_records, COUNT,                                   \
-     "pieces of records that left the cache with them")                 \
+     "pieces of records that left the cache by eviction")               \
   X (COUNTER, relocated_records, COUNT,                                 \
      "records kept at an eviction because they had been hit")           \
   X (COUNTER, sets_written, COUNT, "record sets stored")                \
@@ -179,11 +185,11 @@
                                                                         \
   X (SECTION, start, COUNT, "Start")                                    \
   X (GAUGE, uptime_ms, MS, "time since the cache was opened")           \
-  X (GAUGE, replay_ms, MS, "how long the replay took then")             \
-  X (FOUND, replayed_records, COUNT, "records found then")              \
+  X (GAUGE, replay_ms, MS, "time that the replay at the start took")    \
+  X (FOUND, replayed_records, COUNT, "records found at the start")      \
   X (FOUND, replay_dropped_records, COUNT,                              \
-     "records ignored then because they had been evicted")              \
-  X (FOUND, damaged_segments, COUNT, "damaged segments found then")
+     "records ignored at the start because they had been evicted")      \
+  X (FOUND, damaged_segments, COUNT, "damaged segments found at the start")
 
 /* What follows KIND, if such an item is counted by stats_add, else nothing. */
 #define STATUS_IF_COUNTED(kind, ...) STATUS_IF_COUNTED_##kind (__VA_ARGS__)

@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 #include <json.h>
@@ -175,6 +176,9 @@ places_are_told (void **state)
   assert_int_equal (status.epoch_written_back, 0);
   assert_int_equal (status.dirty_bytes, 10 * KIB);
   assert_int_equal (status.gc_percent, 60);
+  for (const uint64_t age = status.oldest_dirty_ms;
+       status.oldest_dirty_ms <= age; get ())
+    usleep (500);
   assert_true (status.attached);
   assert_true (status.data_crc);
   assert_true (status.persistent_memory);
