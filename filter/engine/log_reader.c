@@ -220,6 +220,9 @@ log_walk_find_later (struct log_walk *walk, struct set *set)
       const uint8_t *line = block + (at - block_start);
 
       /* Nearly all lines are none. */
+      while (line > block && memcmp (line, &magic, sizeof magic) != 0)
+        line -= MEDIA_LINE;
+      end = block_start + (line - block) + MEDIA_LINE;
       if (memcmp (line, &magic, sizeof magic) != 0)
         continue;
       memcpy (&header, line, sizeof header);
