@@ -66,12 +66,12 @@ static const struct {
 };
 
 static const struct effort enumerated_effort = {
-  .exhaustive = 4096, .samples = 12, .tears = 6, .nested_every = 64,
-  .deep_every = 16,
+  .exhaustive = 4096, .samples = 12, .tears = 6, .again_every = 4,
+  .nested_every = 64, .deep_every = 16,
 };
 static const struct effort random_effort = {
-  .exhaustive = 16, .samples = 3, .tears = 1, .nested_every = 200,
-  .deep_every = 16,
+  .exhaustive = 16, .samples = 3, .tears = 1, .again_every = 4,
+  .nested_every = 200, .deep_every = 16,
 };
 
 static struct shared {
@@ -389,14 +389,15 @@ finish (bool must_be_enough)
   const uint64_t states = state_set_count (seen);
 
   printf ("sequences: %" PRIu64 ", crash points: %" PRIu64 "\n"
-          "opened, read and opened again: %" PRIu64 " (states with what must be "
-          "found in them)\n"
-          "  of these with a crash while opening: %" PRIu64
+          "opened and read: %" PRIu64 " (states with what must be found in "
+          "them)\n"
+          "  of these a second time: %" PRIu64
+          ", with a crash while opening: %" PRIu64
           ", drained, evicted and written to: %" PRIu64 "\n"
           "contents of the backing store alone: %" PRIu64 "\n",
           shared->counts.sequences, shared->counts.points,
-          shared->counts.tried, shared->counts.nested, shared->counts.deep,
-          shared->counts.backing);
+          shared->counts.tried, shared->counts.again, shared->counts.nested,
+          shared->counts.deep, shared->counts.backing);
   if (must_be_enough && states < ENOUGH) {
     printf ("fewer distinct states than the %" PRIu64 " that are promised\n",
             ENOUGH);

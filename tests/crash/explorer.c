@@ -321,7 +321,8 @@ go_on (struct explorer *ex, unsigned level, struct cache **cache)
 
 /* Device and disk of LEVEL show a state that a crash left. */
 static void
-check_state (struct explorer *ex, unsigned level, bool nested, bool deep)
+check_state (struct explorer *ex, unsigned level, bool nested, bool again,
+             bool deep)
 {
   struct shadow_device *device = ex->device[level];
   struct cache *cache;
@@ -345,13 +346,15 @@ check_state (struct explorer *ex, unsigned level, bool nested, bool deep)
   }
   check_percent (ex, cache);
 
-  cache_close (cache);
-  cache = open_cache (ex, level, CACHE_FORMAT_AUTO);
-  if (cache == NULL || !read_all (ex, cache, ex->again))
-    goto out;
-  if (memcmp (ex->buf, ex->again, DISK_SIZE) != 0) {
-    problem (ex, "opened twice, two things are read");
-    goto out;
+  if (again) {
+    cache_close (cache);
+    cache = open_cache (ex, level, CACHE_FORMAT_AUTO);
+    if (cache == NULL || !read_all (ex, cache, ex->again))
+      goto out;
+    if (memcmp (ex->buf, ex->again, DISK_SIZE) != 0) {
+      problem (ex, "opened twice, two things are read");
+      goto out;
+    }
   }
   if (deep)
     go_on (ex, level, &cache);
@@ -371,7 +374,7 @@ try_state (struct explorer *ex, unsigned level, uint64_t hash,
   uint64_t key = hash ^ ex->images[level].hash[image]
     * UINT64_C (0x9e3779b97f4a7c15);
   uint8_t bytes[SHADOW_PAGE];
-  bool nested, deep;
+  bool nested, again, deep;
 
   if (has_problem (ex))
     return;
@@ -384,8 +387,10 @@ try_state (struct explorer *ex, unsigned level, uint64_t hash,
 
   key = random_next (&key);
   nested = level == 0 && key % e->nested_every == 0;
+  again = (key >> 10) % e->again_every == 0;
   deep = (key >> 20) % e->deep_every == 0;
   ex->counts->nested += nested;
+  ex->counts->again += again;
   ex->counts->deep += deep;
   copy->tracks = nested;
   for (size_t i = 0; i < count; i++) {
@@ -393,7 +398,7 @@ try_state (struct explorer *ex, unsigned level, uint64_t hash,
     shadow_place (copy, units[i].at, bytes, units[i].length);
   }
   shadow_disk_set (ex->disk[level + 1], ex->images[level].bytes[image]);
-  check_state (ex, level + 1, nested, deep);
+  check_state (ex, level + 1, nested, again, deep);
   shadow_rollback (copy, 0);
   copy->tracks = true;
 }

@@ -74,13 +74,15 @@ struct effort {
   unsigned exhaustive;          /* all subsets, if they are so many at most */
   unsigned samples;             /* else so many of each kind */
   unsigned tears;               /* units torn at each point */
+  unsigned again_every;         /* open a second time, for one in so many */
   unsigned nested_every;        /* crash while opening, for one in so many */
   unsigned deep_every;          /* drain, evict, go on, for one in so many */
 };
 
 struct counts {
   _Atomic uint64_t sequences, points;
-  _Atomic uint64_t tried;       /* states opened, read and opened again */
+  _Atomic uint64_t tried;       /* states opened and read */
+  _Atomic uint64_t again;       /* of them, opened a second time */
   _Atomic uint64_t nested;      /* of them, with a crash while opening */
   _Atomic uint64_t deep;        /* of them, drained, evicted, written to */
   _Atomic uint64_t backing;     /* contents of the backing store alone */
