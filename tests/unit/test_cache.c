@@ -510,7 +510,7 @@ a_drain_that_fails_leaves_the_data_dirty (void **state)
       *(what ? &disk->flush_error : &disk->write_error) = -EIO;
       open_cache (threads);
       write_bytes (0, 5000, 1 + what);
-      assert_int_equal (cache_stop (cache, true, 60000), -EIO);
+      assert_int_equal (cache_stop (cache, true, 10000), -EIO);
       assert_true (status ().dirty_bytes >= 5000);
       close_cache ();
       disk->flush_error = disk->write_error = 0;
@@ -567,6 +567,8 @@ a_drain_ends_although_writers_go_on (void **state)
 {
   pthread_t thread[2];
   uint64_t epoch = 0;
+  int r = 0, ended_dirty = 0;
+  bool is_on_disk = true, makes_progress = true;
 
   (void) state;
   /* They are several times faster than the disk. */
@@ -576,18 +578,25 @@ a_drain_ends_although_writers_go_on (void **state)
   stop_writing = false;
   for (uintptr_t i = 0; i < 2; i++)
     pthread_create (&thread[i], NULL, keep_writing, (void *) i);
-  for (uint8_t i = 2; i < 5; i++) {
-    write_bytes (0, 4096, i);
-    assert_int_equal (cache_drain (cache, 20000), 0);
-    assert_int_equal (disk->bytes[4095], i);
-    assert_true (status ().dirty_bytes > 0);
+  /* On a busy machine they may not come to it during each drain. */
+  for (int i = 0; i < 1000 && r == 0 && ended_dirty < 3; i++) {
+    const uint8_t value = i % 100 + 1;
+
+    write_bytes (0, 4096, value);
+    r = cache_drain (cache, 20000);
+    ended_dirty += status ().dirty_bytes > 0;
+    is_on_disk &= disk->bytes[4095] == value;
     /* And progress can be seen. */
-    assert_true (status ().epoch_written_back > epoch);
+    makes_progress &= status ().epoch_written_back > epoch;
     epoch = status ().epoch_written_back;
   }
   stop_writing = true;
   for (int i = 0; i < 2; i++)
     pthread_join (thread[i], NULL);
+  assert_int_equal (r, 0);
+  assert_int_equal (ended_dirty, 3);
+  assert_true (is_on_disk);
+  assert_true (makes_progress);
   disk->delay_us = 0;
   assert_int_equal (cache_stop (cache, true, 60000), 0);
 }
