@@ -3,7 +3,8 @@
 /* mutation: known bugs that can be put back in, one at a time, to see that the
  * tests notice (make check-mutations; tests/mutations.list says which).
  * Each is one of the traps of docs/DESIGN.md.  A real build has none: MUTATION is
- * then the constant false, and no code comes of it. */
+ * then the constant false, and no code comes of it.  That of tests/run-mutations
+ * has them all, and PCACHE_MUTATION in the environment chooses. */
 
 #ifndef PCACHE_MUTATION_H
 #define PCACHE_MUTATION_H
@@ -56,9 +57,11 @@ enum mutation {
   SPARE_OVER_NEWEST,            /* of a twin's last two places the newest first */
 };
 
-#ifndef PCACHE_MUTATION
-#define PCACHE_MUTATION NONE
+#ifdef PCACHE_MUTATIONS
+extern enum mutation mutation_chosen;   /* tests/support/mutation.c */
+#define MUTATION(which) (mutation_chosen == (which))
+#else
+#define MUTATION(which) ((which) == NONE)
 #endif
-#define MUTATION(which) (PCACHE_MUTATION == (which))
 
 #endif /* PCACHE_MUTATION_H */
