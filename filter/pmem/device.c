@@ -167,12 +167,10 @@ sync_directory_of (const char *path)
 static int
 grow_file (const char *path, int fd, uint64_t from, uint64_t size)
 {
-  int r = file_write_zeros (fd, (struct range) { from, size - from });
+  int r = file_fill_holes (fd, from);
 
   if (r == 0)
-    r = file_fill_holes (fd, from);
-  if (r == 0)
-    r = file_sync_data (fd);
+    r = file_set_size (fd, from, size);
   if (r == 0)
     r = sync_directory_of (path);
   return r;

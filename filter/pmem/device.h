@@ -31,7 +31,9 @@ struct device_options {
                                  * that is all zeros or starts with the
                                  * mark of an unfinished formatting is a
                                  * creation that was interrupted, and is
-                                 * finished.  Any other is opened as it is. */
+                                 * finished.  Any other is opened as it is: whether
+                                 * it may have another size is for who
+                                 * knows its content (pmem_resize). */
 };
 
 /* 0, or -errno after the reason was reported: missing (says what to add),

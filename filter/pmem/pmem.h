@@ -39,6 +39,7 @@ struct pmem_ops {
   int (*read) (struct pmem *, void *to, uint64_t at, size_t length);
   int (*checksum) (struct pmem *, uint64_t at, size_t length, uint64_t *sum);
   int (*allocate) (struct pmem *);
+  int (*resize) (struct pmem *, uint64_t size);
   void (*close) (struct pmem *);
   /* NULL: nothing is known to be zero. */
   void (*next_data) (struct pmem *, uint64_t at, struct range *data);
@@ -46,7 +47,8 @@ struct pmem_ops {
 
 struct pmem {
   const struct pmem_ops *ops;
-  uint64_t size;                /* bytes; constant while open */
+  uint64_t size;                /* bytes; only pmem_resize changes it */
+  bool can_resize;              /* it is a file: pmem_resize may be called */
   bool ordered;                 /* a fence makes stores durable */
   const char *kind;             /* "pmem", "file"...: for messages */
 };
@@ -103,6 +105,15 @@ static inline int
 pmem_allocate (struct pmem *pmem)
 {
   return pmem->ops->allocate (pmem);
+}
+
+/* Let the device have SIZE bytes, what is new being zeros, all written and durable.
+ * Only if it can, and while nobody else uses it.  0; or -errno, and it is as it
+ * was. */
+static inline int
+pmem_resize (struct pmem *pmem, uint64_t size)
+{
+  return pmem->ops->resize (pmem, size);
 }
 
 /* The first run of bytes at or after AT that are not known to be zero

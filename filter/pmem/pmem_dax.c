@@ -127,6 +127,44 @@ dax_allocate (struct pmem *pmem)
   return -r;
 }
 
+static int
+map_whole (int fd, struct mapping *mapping)
+{
+  /* libpmem opens by name: this one cannot come to mean another file. */
+  char name[sizeof "/proc/self/fd/" + 3 * sizeof fd];
+  int is_pmem;
+
+  snprintf (name, sizeof name, "/proc/self/fd/%d", fd);
+  mapping->base = pmem_map_file (name, 0, 0, 0, &mapping->length, &is_pmem);
+  if (mapping->base == NULL)
+    return errno > 0 ? -errno : -EIO;
+  if (is_pmem)
+    return 0;
+  pmem_unmap (mapping->base, mapping->length);
+  return -ENOTSUP;
+}
+
+static int
+dax_resize (struct pmem *pmem, uint64_t size)
+{
+  struct pmem_dax *d = (struct pmem_dax *) pmem;
+  struct mapping mapping;
+  int r;
+
+  r = file_set_size (d->fd, pmem->size, size);
+  if (r < 0)
+    return r;
+  r = map_whole (d->fd, &mapping);
+  if (r < 0) {
+    (void) file_set_size (d->fd, size, pmem->size);
+    return r;
+  }
+  pmem_unmap (d->mapping.base, d->mapping.length);
+  d->mapping = mapping;
+  pmem->size = mapping.length;
+  return 0;
+}
+
 static void
 dax_next_data (struct pmem *pmem, uint64_t at, struct range *data)
 {
@@ -157,6 +195,7 @@ static const struct pmem_ops dax_ops = {
   .read = dax_read,
   .checksum = dax_checksum,
   .allocate = dax_allocate,
+  .resize = dax_resize,
   .close = dax_close,
   .next_data = dax_next_data,
 };
@@ -164,35 +203,28 @@ static const struct pmem_ops dax_ops = {
 int
 pmem_dax_open (int fd, struct pmem **pmem)
 {
+  struct mapping mapping;
   struct pmem_dax *d;
   struct stat st;
-  /* libpmem opens by name: this one cannot come to mean another file. */
-  char name[sizeof "/proc/self/fd/" + 3 * sizeof fd];
-  size_t length;
-  int is_pmem;
-  void *base;
+  int r;
 
   if (fstat (fd, &st) == -1)
     return -errno;
-  snprintf (name, sizeof name, "/proc/self/fd/%d", fd);
-  base = pmem_map_file (name, 0, 0, 0, &length, &is_pmem);
-  if (base == NULL)
-    return errno > 0 ? -errno : -EIO;
-  if (!is_pmem) {
-    pmem_unmap (base, length);
-    return -ENOTSUP;
-  }
+  r = map_whole (fd, &mapping);
+  if (r < 0)
+    return r;
 
   d = malloc (sizeof *d);
   if (d == NULL) {
-    pmem_unmap (base, length);
+    pmem_unmap (mapping.base, mapping.length);
     return -ENOMEM;
   }
   *d = (struct pmem_dax) {
     .pmem = {
-      .ops = &dax_ops, .size = length, .ordered = true, .kind = "pmem",
+      .ops = &dax_ops, .size = mapping.length, .ordered = true, .kind = "pmem",
+      .can_resize = S_ISREG (st.st_mode),
     },
-    .mapping = { base, length },
+    .mapping = mapping,
     .fd = fd,
     .is_regular = S_ISREG (st.st_mode),
   };

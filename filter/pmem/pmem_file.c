@@ -23,12 +23,14 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <inttypes.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -142,6 +144,24 @@ file_fill_holes (int fd, uint64_t size)
   return 0;
 }
 
+int
+file_set_size (int fd, uint64_t from, uint64_t to)
+{
+  int r = 0;
+
+  if (to > from) {
+    r = file_write_zeros (fd, (struct range) { from, to - from });
+    if (r == 0)
+      r = file_sync_data (fd);
+  }
+  else if (ftruncate (fd, to) == -1)
+    return -errno;
+  if (r < 0 && ftruncate (fd, from) == -1)
+    report (REPORT_DEBUG, "ftruncate to %" PRIu64 ": %s", from,
+            strerror (errno));
+  return r;
+}
+
 static int
 file_copy (struct pmem *pmem, uint64_t at, const void *from, size_t length)
 {
@@ -229,6 +249,31 @@ file_checksum (struct pmem *pmem, uint64_t at, size_t length, uint64_t *sum)
   return mapping_checksum (&f->mapping, at, length, sum);
 }
 
+/* What cannot be had should not be tried: it would leave the file system full.
+ * Extents that were never written look like holes, but are allocated; where the file
+ * system compresses, what is written is not. */
+static bool
+holes_are_too_large (int fd, uint64_t size)
+{
+  uint64_t holes = 0, allocated;
+  struct statvfs fs;
+  struct range data;
+  struct stat st;
+
+  if (fstat (fd, &st) == -1 || fstatvfs (fd, &fs) == -1 || fs.f_blocks == 0)
+    return false;
+
+  for (uint64_t at = 0; at < size; at = range_end (data)) {
+    file_next_data (fd, size, at, &data);
+    if (data.length == 0)
+      data.start = size;
+    holes += data.start - at;
+  }
+  allocated = (uint64_t) st.st_blocks * 512;
+  return MIN (holes, size - MIN (size, allocated))
+    > (uint64_t) fs.f_bfree * fs.f_frsize;
+}
+
 static int
 file_allocate (struct pmem *pmem)
 {
@@ -237,9 +282,34 @@ file_allocate (struct pmem *pmem)
 
   if (!f->is_regular)
     return 0;
+  if (holes_are_too_large (f->fd, pmem->size))
+    return -ENOSPC;
   r = file_fill_holes (f->fd, pmem->size);
   atomic_fetch_add (&f->stores, 1);
   return r < 0 ? r : file_sync (pmem);
+}
+
+static int
+file_resize (struct pmem *pmem, uint64_t size)
+{
+  struct pmem_file *f = (struct pmem_file *) pmem;
+  void *base;
+  int r;
+
+  if (size > SIZE_MAX)
+    return -EFBIG;
+  r = file_set_size (f->fd, pmem->size, size);
+  if (r < 0)
+    return r;
+  base = mremap (f->mapping.base, f->mapping.length, size, MREMAP_MAYMOVE);
+  if (base == MAP_FAILED) {
+    r = -errno;
+    (void) file_set_size (f->fd, size, pmem->size);
+    return r;
+  }
+  f->mapping = (struct mapping) { base, size };
+  pmem->size = size;
+  return 0;
 }
 
 static void
@@ -275,6 +345,7 @@ static const struct pmem_ops file_ops = {
   .read = file_read,
   .checksum = file_checksum,
   .allocate = file_allocate,
+  .resize = file_resize,
   .close = file_close,
   .next_data = file_find_data,
 };
@@ -305,7 +376,10 @@ pmem_file_open (int fd, const char *name, const char *kind, uint64_t size,
     return -ENOMEM;
   }
   *f = (struct pmem_file) {
-    .pmem = { .ops = &file_ops, .size = size, .kind = kind },
+    .pmem = {
+      .ops = &file_ops, .size = size, .kind = kind,
+      .can_resize = S_ISREG (st.st_mode),
+    },
     .mapping = { base, size },
     .fd = fd,
     .name = own_name,

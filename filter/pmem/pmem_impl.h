@@ -26,6 +26,10 @@ extern int file_pwrite (int fd, const void *buf, size_t length, uint64_t at);
 extern int file_write_zeros (int fd, struct range range);
 extern int file_sync_data (int fd);
 
+/* Let a regular file of FROM bytes end at TO.  What is new is zeros, written and
+ * durable.  0; or -errno, and the file has FROM bytes again. */
+extern int file_set_size (int fd, uint64_t from, uint64_t to);
+
 /* Write zeros where a regular file of SIZE bytes has holes or extents that
  * were allocated but never written.  Not durable yet. */
 extern int file_fill_holes (int fd, uint64_t size);

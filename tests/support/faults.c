@@ -243,6 +243,16 @@ fault_allocate (struct pmem *pmem)
   return strikes (FAULT_SPACE) ? -ENOSPC : pmem_allocate (inner_of (pmem));
 }
 
+static int
+fault_resize (struct pmem *pmem, uint64_t size)
+{
+  int r = strikes (FAULT_SPACE) ? -ENOSPC
+    : pmem_resize (inner_of (pmem), size);
+
+  pmem->size = inner_of (pmem)->size;
+  return r;
+}
+
 static void
 fault_next_data (struct pmem *pmem, uint64_t at, struct range *data)
 {
@@ -264,6 +274,7 @@ static const struct pmem_ops fault_pmem_ops = {
   .read = fault_read,
   .checksum = fault_checksum,
   .allocate = fault_allocate,
+  .resize = fault_resize,
   .close = fault_close,
   .next_data = fault_next_data,
 };

@@ -286,6 +286,37 @@ memory_allocate (struct pmem *pmem)
 }
 
 static void
+set_size (uint8_t **bytes, uint64_t from, uint64_t to)
+{
+  *bytes = realloc (*bytes, to);
+  assert (*bytes);
+  if (to > from)
+    memset (*bytes + from, 0, to - from);
+}
+
+void
+memory_device_resize (struct memory_device *device, uint64_t size)
+{
+  set_size (&device->bytes, device->size, size);
+  if (device->tracker)
+    set_size (&device->tracker->durable, device->size, size);
+  device->size = size;
+}
+
+static int
+memory_resize (struct pmem *pmem, uint64_t size)
+{
+  struct memory_device *device = device_of (pmem);
+
+  if (device->room > 0 && size > device->room)
+    return -ENOSPC;
+  settle_pending (device);
+  memory_device_resize (device, size);
+  pmem->size = size;
+  return 0;
+}
+
+static void
 memory_close (struct pmem *pmem)
 {
   free (pmem);
@@ -299,6 +330,7 @@ static const struct pmem_ops memory_ops = {
   .read = memory_read,
   .checksum = memory_checksum,
   .allocate = memory_allocate,
+  .resize = memory_resize,
   .close = memory_close,
 };
 
@@ -349,6 +381,7 @@ memory_pmem_open (struct memory_device *device)
     .ops = &memory_ops,
     .size = device->size,
     .ordered = device->ordered,
+    .can_resize = device->can_resize,
     .kind = "memory",
   };
   return &mp->pmem;

@@ -41,6 +41,8 @@ struct memory_device {
   uint8_t *bytes;
   uint64_t size;
   bool ordered;
+  bool can_resize;              /* pmem_resize works... */
+  uint64_t room;                /* ...up to this size; 0: to any */
   uint64_t bad_at, bad_length;  /* reads of this range give -EIO */
   int copy_error, sync_error;   /* -errno that these give while set */
   struct range refused;         /* stores to this range give -EIO */
@@ -62,6 +64,10 @@ extern void memory_device_free (struct memory_device *device);
 
 /* Closing it leaves the device as it is. */
 extern struct pmem *memory_pmem_open (struct memory_device *device);
+
+/* While nobody has it open.  What is new is zeros. */
+extern void memory_device_resize (struct memory_device *device,
+                                  uint64_t size);
 
 /* A new device that holds what this one shows; hooks and faults are not
  * copied. */

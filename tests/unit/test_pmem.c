@@ -866,6 +866,56 @@ interrupted_allocation_goes_on (void **state)
   pmem_close (pmem);
 }
 
+/* Another size. */
+
+static void
+resized_file_keeps_its_content (void **state)
+{
+  char back[5] = "";
+  struct pmem *pmem;
+
+  make_file (2 * MIB, "here", MIB + 100);
+  pmem = must_open (0);
+  assert_true (pmem->can_resize);
+  assert_int_equal (pmem_resize (pmem, 5 * MIB + 512), 0);
+  assert_true (fdatasyncs >= 1);
+  assert_int_equal (pmem->size, 5 * MIB + 512);
+  assert_int_equal (file_size (), 5 * MIB + 512);
+  assert_int_equal (pmem_copy (pmem, 5 * MIB, "new", 4), 0);
+  assert_int_equal (pmem_read (pmem, back, MIB + 100, 4), 0);
+  assert_string_equal (back, "here");
+  assert_int_equal (pmem_read (pmem, back, 4 * MIB, 5), 0);
+  assert_memory_equal (back, "\0\0\0\0", 5);
+
+  assert_int_equal (pmem_resize (pmem, MIB + PAGE), 0);
+  assert_int_equal (pmem->size, MIB + PAGE);
+  assert_int_equal (file_size (), MIB + PAGE);
+  assert_int_equal (pmem_read (pmem, back, MIB + 100, 4), 0);
+  assert_string_equal (back, "here");
+  pmem_close (pmem);
+}
+
+static void
+failed_resize_leaves_the_file_as_it_was (void **state)
+{
+  char back[5] = "";
+  struct pmem *pmem;
+
+  make_file (2 * MIB, "here", MIB + 100);
+  pmem = must_open (0);
+  pwrite_room = MIB;
+  assert_int_equal (pmem_resize (pmem, 8 * MIB), -ENOSPC);
+  pwrite_room = INT64_MAX;
+  fdatasync_error = EIO;
+  assert_int_equal (pmem_resize (pmem, 8 * MIB), -EIO);
+  fdatasync_error = 0;
+  assert_int_equal (pmem->size, 2 * MIB);
+  assert_int_equal (file_size (), 2 * MIB);
+  assert_int_equal (pmem_read (pmem, back, MIB + 100, 4), 0);
+  assert_string_equal (back, "here");
+  pmem_close (pmem);
+}
+
 /* Content. */
 
 static void
@@ -1532,6 +1582,8 @@ static const struct CMUnitTest of_both[] = {
   T (allocate_fills_holes_and_keeps_content),
   T (allocate_says_when_space_is_short),
   T (interrupted_allocation_goes_on),
+  T (resized_file_keeps_its_content),
+  T (failed_resize_leaves_the_file_as_it_was),
   T (content_is_found_at_its_first_byte),
   T (holes_are_not_searched),
   T (content_is_found_without_knowledge_of_holes),
