@@ -322,6 +322,7 @@ lifecycle_get_ready (int thread_model)
   if (sessions_init () == -1 || device_open (&options, &pmem) < 0)
     return -1;
   report_about (config.pmem);
+  config.cache.device_size = config.pmem_size;
   r = cache_open (&config.cache, pmem, &cache);
   if (r < 0) {
     report_about (NULL);

@@ -50,8 +50,9 @@ engine/write            $service
 engine/recovery         $service
 engine/writeback        $service
 engine/gc               $service
+engine/layout           $service pmem/device
 engine/engine           $service
-engine/cache            base/* pmem/pmem pmem/device engine/*
+engine/cache            base/* pmem/pmem engine/*
 control/*               base/* engine/cache engine/latency engine/settings engine/stats engine/status_list control/*
 tool/*                  base/* pmem/pmem pmem/device engine/* control/* tool/*
 "

@@ -51,6 +51,8 @@ enum mutation {
   OLD_GENERATION,               /* a freed segment keeps its generation */
   NEWEST_LOSES,                 /* replay lets the older record win */
   FORMAT_A_FIRST,               /* superblock A before the rest */
+  GROWN_TOO_EARLY,              /* the superblock counts new segments before their
+                                 * headers are durable */
   OPEN_WITHOUT_SYNC,            /* what a kill left is called durable */
   SPARE_NOT_WIPED,              /* when both copies of a twin are well again */
   PORTION_UNFLUSHED,            /* of an epoch, and not written again */

@@ -14,7 +14,6 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -23,9 +22,9 @@
 #include "engine/cache.h"
 #include "engine/engine.h"
 #include "engine/gc.h"
+#include "engine/layout.h"
 #include "engine/recovery.h"
 #include "engine/writeback.h"
-#include "pmem/device.h"
 
 #define DEFAULT_REGIONS 256
 
@@ -346,120 +345,6 @@ wait_for_space (struct engine *engine, uint64_t ticket,
 
 /* --- open and close --------------------------------------------------- */
 
-static int
-random_bytes (void *buf, size_t length, uint64_t seed)
-{
-  uint8_t *p = buf;
-
-  if (seed == 0)
-    return getrandom (buf, length, 0) == (ssize_t) length ? 0 : -EIO;
-  for (size_t i = 0; i < length; i++) {
-    /* splitmix64 */
-    uint64_t z = seed += UINT64_C (0x9e3779b97f4a7c15);
-
-    z = (z ^ z >> 30) * UINT64_C (0xbf58476d1ce4e5b9);
-    z = (z ^ z >> 27) * UINT64_C (0x94d049bb133111eb);
-    p[i] = z >> 56;
-  }
-  return 0;
-}
-
-static int
-format (struct engine *engine)
-{
-  const uint64_t segment_size = engine->options.segment_size
-    ? engine->options.segment_size : CACHE_DEFAULT_SEGMENT_SIZE;
-  struct { uint8_t uuid[16]; uint64_t instance; } id;
-  struct geometry geometry;
-  int r;
-
-  if (geometry_make (&geometry, engine->pmem->size, segment_size) < 0) {
-    report (REPORT_ERROR, "the cache device has %" PRIu64 " bytes; a cache "
-            "with segments of %" PRIu64 " bytes needs at least %" PRIu64
-            ": give a larger device or a smaller pcache-segment-size",
-            engine->pmem->size, segment_size,
-            geometry_min_device_size (segment_size));
-    return -ENOSPC;
-  }
-  r = random_bytes (&id, sizeof id, engine->options.seed);
-  if (r == 0)
-    r = pmem_allocate (engine->pmem);
-  if (r == 0)
-    r = superblock_format (&engine->superblock, engine->pmem, &geometry,
-                           id.uuid, id.instance, segment_table_format);
-  if (r < 0)
-    report (REPORT_ERROR, "the cache device cannot be formatted: %s",
-            strerror (-r));
-  return r;
-}
-
-static int
-format_if_blank (struct engine *engine)
-{
-  uint64_t offset;
-  int r;
-
-  r = device_find_content (engine->pmem, &offset);
-  if (r < 0) {
-    report (REPORT_ERROR, "the cache device cannot be read to see whether it "
-            "is blank: %s; not formatted", strerror (-r));
-    return r;
-  }
-  if (offset < engine->pmem->size) {
-    report (REPORT_ERROR, "the cache device has no superblock but is not blank "
-            "(something is at offset %" PRIu64 "); left alone: give another "
-            "device, or pcache-format=force to overwrite it", offset);
-    return -EMEDIUMTYPE;
-  }
-  return format (engine);
-}
-
-static int
-load_or_format (struct engine *engine)
-{
-  const struct cache_options *options = &engine->options;
-  enum superblock_verdict verdict;
-
-  if (options->format == CACHE_FORMAT_FORCE)
-    return format (engine);
-  verdict = superblock_read (&engine->superblock, engine->pmem);
-  if (verdict == SUPERBLOCK_OK && engine->superblock.start_is_foreign) {
-    report (options->rescue ? REPORT_WARNING : REPORT_ERROR,
-            "the device starts with something that is not a pcache cache, though "
-            "there was one (superblock copy B at %" PRIu64 " is valid); %s",
-            SUPERBLOCK_AT (1), options->rescue ? "using that, as "
-            "pcache-damaged=rescue asks"
-            : "left alone, as it may have been put to another use: "
-            "pcache-damaged=rescue uses what is left of the cache, "
-            "pcache-format=force overwrites it");
-    if (!options->rescue)
-      return -EMEDIUMTYPE;
-  }
-  if (verdict == SUPERBLOCK_OK) {
-    if (options->segment_size != 0
-        && options->segment_size != engine->superblock.geometry.segment_size) {
-      report (REPORT_ERROR, "the cache has segments of %" PRIu64 " bytes, "
-              "pcache-segment-size asks for %" PRIu64 ": leave the parameter "
-              "out, or pcache-format=force to discard the cache's content",
-              engine->superblock.geometry.segment_size,
-              options->segment_size);
-      return -EINVAL;
-    }
-    return 0;
-  }
-  if (verdict == SUPERBLOCK_REFUSED)
-    return -EMEDIUMTYPE;
-  if (options->format == CACHE_FORMAT_NEVER) {
-    report (REPORT_ERROR, "the cache device is not formatted%s, and "
-            "pcache-format=never forbids to do it",
-            verdict == SUPERBLOCK_HALF_FORMATTED
-            ? " (formatting was interrupted)" : "");
-    return -EMEDIUMTYPE;
-  }
-  return verdict == SUPERBLOCK_HALF_FORMATTED ? format (engine)
-    : format_if_blank (engine);
-}
-
 /* Never so many that a small cache is pinned by idle heads (T13). */
 static unsigned
 choose_heads (const struct engine *engine)
@@ -507,15 +392,39 @@ settle_settings (struct engine *engine)
   return r;
 }
 
+static void
+init_parts (struct engine *engine)
+{
+  pthread_mutex_init (&engine->superblock.control_lock, NULL);
+  epoch_queue_init (&engine->queue);
+  lost_init (&engine->lost);
+  rate_init (&engine->writeback_rate, now_ms ());
+}
+
+static void
+close_parts (struct engine *engine)
+{
+  log_free (engine->log);
+  epoch_queue_destroy (&engine->queue);
+  lost_destroy (&engine->lost);
+  rate_destroy (&engine->writeback_rate);
+  segment_table_close (&engine->segments);
+  index_free (engine->index);
+  stats_free (engine->stats);
+  superblock_destroy (&engine->superblock);
+  engine->log = NULL;
+  engine->index = NULL;
+  engine->stats = NULL;
+}
+
+/* Read what is on the device. */
 static int
-open_parts (struct cache *cache)
+load_parts (struct cache *cache, struct recovery_result *found)
 {
   struct engine *engine = &cache->engine;
-  struct recovery_result found;
-  struct log_options log_options;
   int r;
 
-  r = load_or_format (engine);
+  r = layout_load_or_format (engine);
   if (r < 0)
     return r;
   engine->reader = (struct log_reader) {
@@ -532,10 +441,27 @@ open_parts (struct cache *cache)
   if (r < 0)
     return r;
   cache->opened_ms = now_ms ();
-  r = engine_recover (engine, &found);
+  r = engine_recover (engine, found);
+  if (r == 0)
+    cache->replay_ms = now_ms () - cache->opened_ms;
+  return r;
+}
+
+static int
+open_parts (struct cache *cache)
+{
+  struct engine *engine = &cache->engine;
+  struct recovery_result found;
+  struct log_options log_options;
+  int r;
+
+  while ((r = load_parts (cache, &found)) == 0
+         && (r = layout_fit (engine)) == LAYOUT_CHANGED) {
+    close_parts (engine);
+    init_parts (engine);
+  }
   if (r < 0)
     return r;
-  cache->replay_ms = now_ms () - cache->opened_ms;
   log_options = (struct log_options) {
     .pmem = engine->pmem,
     .superblock = &engine->superblock,
@@ -555,19 +481,6 @@ open_parts (struct cache *cache)
   return settle_settings (engine);
 }
 
-static void
-close_parts (struct engine *engine)
-{
-  log_free (engine->log);
-  epoch_queue_destroy (&engine->queue);
-  lost_destroy (&engine->lost);
-  rate_destroy (&engine->writeback_rate);
-  segment_table_close (&engine->segments);
-  index_free (engine->index);
-  stats_free (engine->stats);
-  superblock_destroy (&engine->superblock);
-}
-
 int
 cache_open (const struct cache_options *options, struct pmem *pmem,
             struct cache **result)
@@ -585,12 +498,9 @@ cache_open (const struct cache_options *options, struct pmem *pmem,
   cache->engine.pmem = pmem;
   cache->engine.wait_for_space = wait_for_space;
   pthread_mutex_init (&cache->lock, NULL);
-  pthread_mutex_init (&cache->engine.superblock.control_lock, NULL);
   cond_init (&cache->wake);
   cond_init (&cache->progress);
-  epoch_queue_init (&cache->engine.queue);
-  lost_init (&cache->engine.lost);
-  rate_init (&cache->engine.writeback_rate, now_ms ());
+  init_parts (&cache->engine);
   r = open_parts (cache);
   if (r < 0) {
     close_parts (&cache->engine);

@@ -48,6 +48,8 @@ extern uint64_t cache_min_device_size (uint64_t segment_size);
 
 struct cache_options {
   enum cache_format format;
+  uint64_t device_size;         /* bytes that a cache device which is a file shall
+                                 * have; 0: as it is */
   uint64_t segment_size;        /* bytes; 0: the device's, or the default */
   bool data_crc;                /* checksum data as well as metadata */
   bool rescue;                  /* serve what a damaged device has left */

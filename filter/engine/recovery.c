@@ -700,6 +700,7 @@ settle (struct recovery *rec)
 {
   struct segment_table *table = &rec->engine->segments;
   const uint32_t total = rec->engine->superblock.geometry.segment_count;
+  uint32_t usable;
   int r;
 
   r = MUTATION (OPEN_WITHOUT_SYNC) ? 0 : harden (rec);
@@ -711,13 +712,16 @@ settle (struct recovery *rec)
   if (superblock_repair (&rec->engine->superblock) < 0)
     report (REPORT_WARNING, "one copy of the superblock or of the control "
             "block cannot be written; going on with the other");
+  usable = rec->engine->superblock.usable_segments;
   for (uint32_t id = 0; id < total; id++) {
     struct segment *segment = &table->segments[id];
 
     if (segment->damaged)
       continue;
     segment_repair (table, segment);
-    if (segment->state == SEGMENT_FREE)
+    /* The copy of the superblock that cannot be written may be the only one that
+     * is left one day: what lay in segments it does not know would be gone. */
+    if (segment->state == SEGMENT_FREE && id < usable)
       segment_adopt (table, segment);
   }
 

@@ -99,17 +99,19 @@ change (struct segment_table *table, struct segment *segment,
   return 0;
 }
 
-int
-segment_table_format (struct superblock *sb)
+/* Of segments that nobody counts on yet: FIRST and those after it, up to END. */
+static int
+write_new_headers (struct superblock *sb, uint32_t first, uint32_t end,
+                   uint64_t generation)
 {
-  for (uint32_t id = 0; id < sb->geometry.segment_count; id++) {
+  for (uint32_t id = first; id < end; id++) {
     struct segment segment = {
-      .id = id, .state = SEGMENT_FREE, .generation = 1,
+      .id = id, .state = SEGMENT_FREE, .generation = generation,
     };
     struct media_segment media = {
       .id = le32_of (id),
       .state = le32_of (SEGMENT_FREE),
-      .generation = le64_of (1),
+      .generation = le64_of (generation),
     };
     int r;
 
@@ -120,7 +122,22 @@ segment_table_format (struct superblock *sb)
     if (r < 0)
       return r;
   }
-  return pmem_sync (sb->pmem);
+  return MUTATION (GROWN_TOO_EARLY) ? 0 : pmem_sync (sb->pmem);
+}
+
+int
+segment_table_format (struct superblock *sb)
+{
+  return write_new_headers (sb, 0, sb->geometry.segment_count, 1);
+}
+
+int
+segment_table_extend (struct superblock *sb, uint32_t segment_count,
+                      uint64_t generation)
+{
+  assert (segment_count <= sb->geometry.segment_capacity);
+  return write_new_headers (sb, sb->geometry.segment_count, segment_count,
+                            generation);
 }
 
 /* A header with a right checksum may still be hostile (T11). */

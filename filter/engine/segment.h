@@ -69,6 +69,11 @@ segment_at (const struct superblock *sb, uint32_t id)
 /* Write the headers of a new cache: all free. */
 extern int segment_table_format (struct superblock *superblock);
 
+/* Write the headers, all free, of segments that are to join a cache which has fewer than
+ * SEGMENT_COUNT now.  Durable when it returns 0. */
+extern int segment_table_extend (struct superblock *superblock,
+                                 uint32_t segment_count, uint64_t generation);
+
 /* Read all headers.  Damaged ones are marked; nothing is on a list yet:
  * recovery sorts that out with segment_adopt.  -ENOMEM. */
 extern int segment_table_open (struct segment_table *table,

@@ -74,6 +74,13 @@ geometry_make (struct geometry *g, uint64_t device_size,
   return 0;
 }
 
+uint64_t
+geometry_room (const struct geometry *g, uint64_t device_size)
+{
+  return device_size < g->first_segment_at ? 0
+    : (device_size - g->first_segment_at) / g->segment_size;
+}
+
 /* Every number from the superblock that is used as a size, a count or an
  * offset must be what geometry_place would have made of it (T11). */
 static bool
@@ -202,13 +209,21 @@ decode (struct superblock *sb)
   }
   memcpy (sb->export_name, m->export_name, sb->export_length);
   memcpy (sb->backing_id, m->backing_id, sb->backing_id_length);
-  if (g->device_size > sb->pmem->size) {
-    report (REPORT_ERROR, "the cache needs %" PRIu64 " bytes, the device has "
-            "only %" PRIu64 ": it was truncated or is another one; cache "
-            "not opened", g->device_size, sb->pmem->size);
-    return SUPERBLOCK_REFUSED;
-  }
   return SUPERBLOCK_OK;
+}
+
+static uint32_t
+count_usable (const struct superblock *sb)
+{
+  uint32_t count = sb->geometry.segment_count;
+  struct media_superblock older;
+
+  for (int copy = 0; copy < 2; copy++)
+    if (sb->twin.verdict[copy] == TWIN_OK
+        && sb->twin.place_sequence[copy] != sb->twin.sequence
+        && pmem_read (sb->pmem, &older, sb->twin.at[copy], sizeof older) == 0)
+      count = MIN (count, le32_get (older.segment_count));
+  return count;
 }
 
 static void
@@ -245,6 +260,7 @@ superblock_read (struct superblock *sb, struct pmem *pmem)
   verdict = decode (sb);
   if (verdict != SUPERBLOCK_OK)
     return verdict;
+  sb->usable_segments = count_usable (sb);
 
   sb->control_twin.seed = sb->instance;
   if (!twin_read (&sb->control_twin, pmem, &control)) {
@@ -262,7 +278,8 @@ superblock_read (struct superblock *sb, struct pmem *pmem)
     .gc_percent = le32_get (control.gc_percent),
     .lost = (le32_get (control.flags) & CONTROL_LOST) != 0,
   });
-  return SUPERBLOCK_OK;
+  return sb->geometry.device_size > pmem->size ? SUPERBLOCK_CUT
+    : SUPERBLOCK_OK;
 }
 
 /* control_lock is held, or nobody else knows the superblock yet. */
@@ -317,6 +334,7 @@ superblock_format (struct superblock *sb, struct pmem *pmem,
   pthread_mutex_init (&sb->control_lock, NULL);
   sb->pmem = pmem;
   sb->geometry = *geometry;
+  sb->usable_segments = geometry->segment_count;
   sb->instance = instance;
   twin_setup (sb);
   encode (sb, uuid);
@@ -384,6 +402,28 @@ superblock_bind (struct superblock *sb, uint64_t backing_size,
   return 0;
 }
 
+int
+superblock_grow (struct superblock *sb, uint32_t segment_count)
+{
+  struct media_superblock media = sb->media;
+  const struct geometry *g = &sb->geometry;
+  int r;
+
+  assert (segment_count > g->segment_count
+          && segment_count <= g->segment_capacity);
+  if (!twin_is_whole (&sb->twin))
+    return -EIO;
+  media.segment_count = le32_of (segment_count);
+  media.device_size = le64_of (g->first_segment_at
+                               + segment_count * g->segment_size);
+  /* Crash before, between the copies, and after: the new segments are free, so
+   * both layouts describe the same content.  What is written to the new ones
+   * would be forgotten by the older: they are used only when no copy says it
+   * any more. */
+  r = twin_update (&sb->twin, sb->pmem, &media);
+  return r == 0 && !twin_is_whole (&sb->twin) ? -EIO : r;
+}
+
 void
 superblock_count_errors (struct superblock *sb, struct stats *stats)
 {
@@ -409,6 +449,8 @@ superblock_repair (struct superblock *sb)
     return 0;
   if (!twin_is_whole (&sb->twin))
     r = twin_update (&sb->twin, sb->pmem, &sb->media);
+  if (twin_is_whole (&sb->twin))
+    sb->usable_segments = sb->geometry.segment_count;
   if (!twin_is_whole (&sb->control_twin))
     r2 = write_control (sb, &control);
   return r < 0 ? r : r2;

@@ -41,6 +41,9 @@ struct superblock {
   struct geometry geometry;
   uint64_t instance;
 
+  uint32_t usable_segments;     /* both copies know of so many.  Fewer than there
+                                 * are: one was stored to when the cache grew, the
+                                 * other not yet */
   bool start_is_foreign;        /* copy B is valid, but where copy A was there
                                  * is something else: perhaps the device was
                                  * put to another use */
@@ -70,10 +73,17 @@ extern uint64_t geometry_min_device_size (uint64_t segment_size);
 extern int geometry_make (struct geometry *geometry, uint64_t device_size,
                           uint64_t segment_size);
 
+/* So many segments, laid out like this, would fit into DEVICE_SIZE bytes,
+ * whatever the segment table has slots for. */
+extern uint64_t geometry_room (const struct geometry *geometry,
+                               uint64_t device_size);
+
 enum superblock_verdict {
   SUPERBLOCK_OK,
   SUPERBLOCK_UNFORMATTED,       /* no superblock: blank where one would be */
   SUPERBLOCK_HALF_FORMATTED,    /* formatting was interrupted */
+  SUPERBLOCK_CUT,               /* a cache like any other, but the device is
+                                 * smaller; not reported */
   SUPERBLOCK_REFUSED,           /* anything else; the reason was reported */
 };
 
@@ -94,6 +104,13 @@ extern int superblock_format (struct superblock *superblock,
 extern int superblock_bind (struct superblock *superblock,
                             uint64_t backing_size, const char *export,
                             const char *backing_id);
+
+/* Let the cache have SEGMENT_COUNT segments, more than now, of which the headers of the
+ * new ones say that they are free, durably.  0: on media; here nothing has changed,
+ * it is to be read again.  -errno: the cache is used as it was; the next
+ * superblock_read may find either. */
+extern int superblock_grow (struct superblock *superblock,
+                            uint32_t segment_count);
 
 /* Make both copies say the same again, after a crash between the two or a
  * media error in one. */
