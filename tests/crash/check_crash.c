@@ -34,14 +34,14 @@ struct task {
   const char *steps;
   unsigned length;
   unsigned random;
-  bool formatting;
+  const char *whole;            /* instead of steps */
 };
 
-#define FORMATTING " formatting"
 #define FEW_STEPS "wFftbgrx"
 
 static const struct task normal[] = {
-  { .name = "formatting", .to = 8, .formatting = true },
+  { .name = "formatting", .to = 8, .whole = "formatting" },
+  { .name = "resizing", .to = 8, .whole = "resizing" },
   { .name = "all steps, up to 2", .to = 8, .steps = ALL_STEPS, .length = 2 },
   { .name = "random, 120 steps", .to = 8, .length = 120, .random = 20 },
   { .name = "few steps, up to 4", .from = 6, .to = 7, .steps = FEW_STEPS,
@@ -51,7 +51,8 @@ static const struct task normal[] = {
 };
 
 static const struct task longer[] = {
-  { .name = "formatting", .to = 8, .formatting = true },
+  { .name = "formatting", .to = 8, .whole = "formatting" },
+  { .name = "resizing", .to = 8, .whole = "resizing" },
   { .name = "random, 300 steps", .to = 8, .length = 300, .random = 1000 },
   { .name = "all steps, up to 4", .to = 8, .steps = ALL_STEPS, .length = 4 },
 };
@@ -106,8 +107,8 @@ usage (FILE *to)
 static void
 print_history (char *to, size_t room, const struct history *h)
 {
-  size_t n = snprintf (to, room, "%s%s", h->start->name,
-                       h->count ? " " : FORMATTING);
+  size_t n = snprintf (to, room, "%s %s", h->start->name,
+                       h->whole ? h->whole : "");
 
   for (unsigned i = 0; i < h->count && n < room; i++) {
     n += snprintf (to + n, room - n, "%s%c", i ? "." : "",
@@ -117,7 +118,6 @@ print_history (char *to, size_t room, const struct history *h)
   }
 }
 
-/* "formatting" stands for that task. */
 static bool
 parse_history (const char *text, struct history *h)
 {
@@ -130,7 +130,8 @@ parse_history (const char *text, struct history *h)
       h->start = &starts[i];
   if (h->start == NULL)
     return false;
-  if (strcmp (space, FORMATTING) == 0)
+  h->whole = whole_named (space + 1);
+  if (h->whole)
     return true;
   for (const char *p = space + 1; *p; p += *p == '.') {
     char *end;
@@ -152,7 +153,7 @@ sequences_of (const struct task *task)
   const uint64_t n = task->steps ? strlen (task->steps) : 0;
   uint64_t sum = 0, power = 1;
 
-  if (task->formatting)
+  if (task->whole)
     return 1;
   if (task->random)
     return task->random;
@@ -203,9 +204,10 @@ choose (uint64_t index, struct history *h)
     for (unsigned s = task->from; s < task->to; s++) {
       if (index < each) {
         h->start = &starts[s];
+        h->whole = task->whole;
         if (task->random)
           make_random (task, index, h);
-        else if (!task->formatting)
+        else if (!task->whole)
           make_sequence (task, index, h);
         return task;
       }
@@ -279,12 +281,12 @@ run (const struct task *task, const struct history *h)
   struct explorer *ex =
     explorer_for (h->start,
                   task->random ? &random_effort : &enumerated_effort);
-  const char *problem = task->formatting ? explore_formatting (ex)
+  const char *problem = h->whole ? explore_whole (ex, h->whole)
     : explore (ex, h, task->random > 0);
 
   if (problem)
-    report_violation (ex, h, problem, !task->formatting);
-  if (task->formatting)
+    report_violation (ex, h, problem, h->whole == NULL);
+  if (h->whole)
     explorer_for (NULL, NULL);
 }
 
@@ -297,11 +299,11 @@ work (unsigned me)
 
   while ((index = atomic_fetch_add (&shared->next, 1),
           task = choose (index, &h)) != NULL) {
-    /* Another part of them with each seed; of those that format, which are
-     * few and long, a quarter. */
+    /* Another part of them with each seed; of the wholes, which are few and
+     * long, a quarter. */
     if (scale < 100
         && (index * UINT64_C (2654435761) + seed) % 100
-           >= (task->formatting ? MAX (scale, 25u) : scale))
+           >= (h.whole ? MAX (scale, 25u) : scale))
       continue;
     print_history (shared->doing[me], sizeof shared->doing[me], &h);
     run (task, &h);
@@ -374,7 +376,8 @@ replay (const char *text)
     return 2;
   }
   ex = explorer_for (&h.start[0], &enumerated_effort);
-  problem = h.count ? explore (ex, &h, true) : explore_formatting (ex);
+  problem = h.whole ? explore_whole (ex, h.whole)
+    : explore (ex, &h, true);
   if (problem) {
     shared->violations++;
     printf ("VIOLATION: %s\n", problem);

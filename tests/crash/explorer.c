@@ -22,6 +22,7 @@
 #include "support/seed.h"
 
 #define DISK_SIZE (64 * 1024 + 1000)
+#define GROWTH (3 * CACHE_MIN_SEGMENT_SIZE)
 #define LEVELS 3                /* what runs; a state of it; a state of that */
 #define MAX_UNITS 20000         /* pending at one time */
 #define MAX_OPTIONS 4           /* of one unit */
@@ -86,6 +87,8 @@ struct explorer {
   uint8_t *buf, *again;         /* of states */
   uint8_t *now;                 /* of level 0 */
 
+  uint64_t size;                /* that the device has, for who opens it */
+  uint64_t wanted_size;         /* that it shall have; 0: the same */
   struct cache *cache;          /* on level 0 */
   struct oracle oracle;
   unsigned percent_acked, percent_asked;        /* gc-percent */
@@ -146,12 +149,14 @@ open_cache (struct explorer *ex, unsigned level, enum cache_format format)
 
   options.segment_size = CACHE_MIN_SEGMENT_SIZE;
   options.format = format;
+  options.device_size = ex->wanted_size;
   options.data_crc = ex->start->data_crc;
   options.heads = ex->start->heads;
   options.regions = 4;
   /* What an earlier formatting left must not look like ours. */
   options.seed = ex->formatting ? 4712 + level : 4711;
   last_report[0] = '\0';
+  pmem->size = ex->size;
   r = cache_open (&options, pmem, &cache);
   if (r < 0)
     pmem_close (pmem);
@@ -941,13 +946,15 @@ explorer_new (const struct start *start, const struct effort *effort,
   while (geometry_make (&geometry, size, CACHE_MIN_SEGMENT_SIZE) < 0
          || geometry.segment_count < start->segments)
     size += CACHE_MIN_SEGMENT_SIZE;
+  ex->size = geometry.device_size;
   ex->start = start;
   ex->effort = effort;
   ex->seen = seen;
   ex->done = done;
   ex->counts = counts;
   for (unsigned i = LEVELS; i-- > 0;) {
-    ex->device[i] = shadow_device_new (geometry.device_size, start->ordered);
+    ex->device[i] = shadow_device_new (geometry.device_size + GROWTH,
+                                       start->ordered);
     ex->disk[i] = shadow_disk_new (DISK_SIZE);
     ex->device[i]->opaque = ex->disk[i]->opaque = ex;
     if (i + 1 < LEVELS)
@@ -1065,33 +1072,135 @@ explore (struct explorer *ex, const struct history *history, bool all)
   return has_problem (ex);
 }
 
+static void
+open_explored (struct explorer *ex, enum cache_format format)
+{
+  ex->exploring = true;
+  watch (ex, true);
+  ex->cache = open_cache (ex, 0, format);
+  if (ex->cache)
+    crash_point (ex, 0);
+  watch (ex, false);
+  ex->exploring = false;
+}
+
+static void
+explore_formatting (struct explorer *ex)
+{
+  ex->formatting = true;
+  open_explored (ex, CACHE_FORMAT_FORCE);
+
+  /* And a device that was never used. */
+  if (has_problem (ex))
+    return;
+  go_to_base (ex);
+  shadow_rollback (ex->device[0], 0);
+  open_explored (ex, CACHE_FORMAT_AUTO);
+}
+
+/* Nobody ever wrote to these slots of the segment table. */
+static void
+spoil_new_slots (struct explorer *ex)
+{
+  const uint64_t bytes = GROWTH / CACHE_MIN_SEGMENT_SIZE * MEDIA_SLOT;
+  uint8_t *garbage = malloc (bytes);
+  struct geometry g;
+
+  assert (garbage);
+  if (geometry_make (&g, ex->size, CACHE_MIN_SEGMENT_SIZE) < 0)
+    abort ();
+  memset (garbage, 0xa5, bytes);
+  for (int copy = 0; copy < 2; copy++)
+    shadow_place (ex->device[0], g.segment_table_at[copy]
+                  + g.segment_count * MEDIA_SLOT, garbage, bytes);
+  free (garbage);
+}
+
+static void
+expect_segments (struct explorer *ex, const struct cache_status *before,
+                 int more)
+{
+  struct cache_status status;
+
+  cache_get_status (ex->cache, &status);
+  if (!has_problem (ex)
+      && status.segments_total != before->segments_total + more)
+    problem (ex, "it has %" PRIu64 " segments, %" PRIu64 " before",
+             status.segments_total, before->segments_total);
+}
+
+static void
+explore_resizing (struct explorer *ex)
+{
+  static const char steps[] = "wFvfbr";
+  const uint64_t small = ex->size;
+  struct cache_status before;
+
+  ex->cache = open_cache (ex, 0, CACHE_FORMAT_AUTO);
+  if (ex->cache == NULL)
+    return;
+  cache_get_status (ex->cache, &before);
+  cache_close (ex->cache);
+  ex->cache = NULL;
+  shadow_forget (ex->device[0]);
+
+  spoil_new_slots (ex);
+  ex->size += GROWTH;
+  open_explored (ex, CACHE_FORMAT_AUTO);
+  if (ex->cache)
+    expect_segments (ex, &before, GROWTH / CACHE_MIN_SEGMENT_SIZE);
+  ex->exploring = true;
+  watch (ex, true);
+  for (unsigned i = 0; steps[i] && !has_problem (ex); i++) {
+    do_step (ex, (struct step) { .letter = steps[i] });
+    if (!has_problem (ex))
+      crash_point (ex, 0);
+  }
+  watch (ex, false);
+  ex->exploring = false;
+  if (has_problem (ex))
+    return;
+
+  make_room (ex);
+  if (!has_problem (ex) && cache_stop (ex->cache, false, 0) < 0)
+    problem (ex, "it cannot be stopped (%s)", last_report);
+  cache_close (ex->cache);
+  ex->cache = NULL;
+  ex->formatting = true;
+  ex->wanted_size = small;
+  if (!has_problem (ex))
+    open_explored (ex, CACHE_FORMAT_AUTO);
+  if (ex->cache)
+    expect_segments (ex, &before, 0);
+}
+
+static const struct {
+  const char *name;
+  void (*explore) (struct explorer *);
+} wholes[] = {
+  { "formatting", explore_formatting },
+  { "resizing", explore_resizing },
+};
+
+const char *
+whole_named (const char *name)
+{
+  for (size_t i = 0; i < sizeof wholes / sizeof *wholes; i++)
+    if (strcmp (name, wholes[i].name) == 0)
+      return wholes[i].name;
+  return NULL;
+}
+
 /* Leaves nothing to go back to. */
 const char *
-explore_formatting (struct explorer *ex)
+explore_whole (struct explorer *ex, const char *name)
 {
   ex->counts->sequences++;
   go_to_base (ex);
   ex->random = seed;
-  ex->formatting = true;
-  ex->exploring = true;
-  watch (ex, true);
-  ex->cache = open_cache (ex, 0, CACHE_FORMAT_FORCE);
-  if (ex->cache)
-    crash_point (ex, 0);
-
-  /* And a device that was never used. */
-  if (!has_problem (ex)) {
-    watch (ex, false);
-    go_to_base (ex);
-    shadow_rollback (ex->device[0], 0);
-    watch (ex, true);
-    ex->exploring = true;
-    ex->cache = open_cache (ex, 0, CACHE_FORMAT_AUTO);
-    if (ex->cache)
-      crash_point (ex, 0);
-  }
-  watch (ex, false);
-  ex->formatting = ex->exploring = false;
+  for (size_t i = 0; i < sizeof wholes / sizeof *wholes; i++)
+    if (strcmp (name, wholes[i].name) == 0)
+      wholes[i].explore (ex);
   cache_close (ex->cache);
   ex->cache = NULL;
   return has_problem (ex);

@@ -55,6 +55,7 @@ struct step {
 
 struct history {
   const struct start *start;
+  const char *whole;            /* of another kind (explore_whole); or NULL */
   unsigned count;
   struct step step[MAX_STEPS];
 };
@@ -102,8 +103,14 @@ extern void explorer_free (struct explorer *explorer);
  * what is wrong (valid until the next call). */
 extern const char *explore (struct explorer *explorer,
                             const struct history *history, bool all);
-/* The same for formatting, of a cache with dirty data and of a new device.
- * The explorer is good for nothing else afterwards. */
-extern const char *explore_formatting (struct explorer *explorer);
+
+/* Histories of another kind, by name: "formatting" of a cache with dirty data and of a new
+ * device; "resizing": growth with dirty data on a device that became larger, then
+ * the same cache, drained, made smaller again. */
+extern const char *whole_named (const char *name);      /* or NULL */
+
+/* The explorer is good for nothing else afterwards. */
+extern const char *explore_whole (struct explorer *explorer,
+                                  const char *name);
 
 #endif /* PCACHE_EXPLORER_H */

@@ -425,6 +425,15 @@ shadow_allocate (struct pmem *pmem)
   return 0;
 }
 
+/* Of a file it is the end only that moves. */
+static int
+shadow_resize (struct pmem *pmem, uint64_t size)
+{
+  assert (size <= device_of (pmem)->size);
+  pmem->size = size;
+  return 0;
+}
+
 static void
 shadow_close (struct pmem *pmem)
 {
@@ -439,6 +448,7 @@ static const struct pmem_ops shadow_ops = {
   .read = shadow_read,
   .checksum = shadow_checksum,
   .allocate = shadow_allocate,
+  .resize = shadow_resize,
   .close = shadow_close,
 };
 
@@ -453,6 +463,7 @@ shadow_pmem_open (struct shadow_device *device)
     .ops = &shadow_ops,
     .size = device->size,
     .ordered = device->ordered,
+    .can_resize = true,
     .kind = "shadow",
   };
   return &sp->pmem;

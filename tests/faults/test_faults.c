@@ -111,16 +111,21 @@ struct history {
   const enum op_kind *kinds;
   unsigned count;
   bool from_image, threads;
+  bool larger;                  /* the image, on a larger device */
 };
 
 #define KINDS(a) a, sizeof a / sizeof *a
 
 static const struct history fresh = { "a new cache", KINDS (long_life),
-                                      false, false };
+                                      false, false, false };
 static const struct history recovered = { "a cache with dirty data",
-                                          KINDS (later_life), true, false };
+                                          KINDS (later_life), true, false,
+                                          false };
+static const enum op_kind short_life[] = { OP_READ, OP_WRITE, OP_FLUSH };
+static const struct history grown = { "a cache that can grow",
+                                      KINDS (short_life), true, false, true };
 static const struct history threaded = { "with threads", KINDS (long_life),
-                                         false, true };
+                                         false, true, false };
 
 static struct op
 make_op (enum op_kind kind, uint64_t *random)
@@ -807,6 +812,8 @@ begin_life (const struct image *image)
     life.device = memory_device_clone (image->device);
     life.device->ordered = image->device->ordered;
     expected_copy (&life.expected, &image->expected);
+    if (life.history->larger)
+      memory_device_resize (life.device, life.device->size + 4 * MIB);
   }
   else
     life.device = memory_device_new (cache_min_device_size (MIB),
@@ -1000,6 +1007,10 @@ fail_each_alone (enum fault fault)
 
   fail_each (&fresh, fault, stride);
   fail_each (&recovered, fault, stride);
+  /* Of the reads, which are many and but for the growth as above, a part, another
+   * one with each seed. */
+  if (!fault_is_backing (fault))
+    fail_each (&grown, fault, fault == FAULT_READ ? 20 * stride : stride);
 }
 
 /* The histories do what they are for. */
