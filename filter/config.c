@@ -221,7 +221,8 @@ static const struct parameter {
 const char config_help[] =
   "pmem=<PATH>                  (required) The cache device: a DAX device, a\n"
   "                             file on a DAX file system, or any file.\n"
-  "pmem-size=<SIZE>             Create PATH with this size if it is missing.\n"
+  "pmem-size=<SIZE>             Create PATH with this size if it is missing; if\n"
+  "                             it is a file, let it and the cache have it.\n"
   "pcache-segment-size=<SIZE>   Unit of allocation of a new cache; 1M to 1G\n"
   "                             (default 16M).\n"
   "pcache-data-crc=true|false   Checksum data as well as metadata (default\n"
