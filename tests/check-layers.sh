@@ -41,6 +41,10 @@ engine/index            base/* engine/extent_tree
 engine/epoch_queue      $media (engine/index)
 engine/lost             base/*
 engine/rcu              base/*
+engine/rate_limit       base/*
+engine/schedule         base/* engine/settings
+engine/entrance         base/*
+engine/passthrough      $lowest
 engine/log_reader       $media (engine/index)
 engine/log              $log (engine/index)
 engine/record_io        $log engine/index engine/rate engine/engine (engine/cache)
@@ -48,7 +52,7 @@ engine/flush            $log engine/index engine/lost engine/record_io engine/ra
 engine/read             $service
 engine/write            $service
 engine/recovery         $service
-engine/writeback        $service
+engine/writeback        $service engine/rate_limit
 engine/gc               $service
 engine/layout           $service pmem/device
 engine/engine           $service

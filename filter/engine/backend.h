@@ -10,6 +10,7 @@
 #ifndef PCACHE_BACKEND_H
 #define PCACHE_BACKEND_H
 
+#include <errno.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -63,6 +64,19 @@ static inline int
 backend_trim (struct backend *b, uint64_t length, uint64_t offset)
 {
   return b->ops->trim (b, length, offset);
+}
+
+/* Zero the range in the cheap way if there is one; or trim it, if that will do.
+ * -ENOTSUP: there is none.  Any error means: write zeros instead. */
+static inline int
+backend_try_zero (struct backend *b, uint64_t length, uint64_t offset,
+                  bool may_trim, bool trim_will_do)
+{
+  if (b->can_zero)
+    return backend_zero (b, length, offset, may_trim);
+  if (trim_will_do && b->can_trim)
+    return backend_trim (b, length, offset);
+  return -ENOTSUP;
 }
 
 static inline int

@@ -12,6 +12,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -21,9 +22,12 @@
 #include "base/report.h"
 #include "engine/cache.h"
 #include "engine/engine.h"
+#include "engine/entrance.h"
 #include "engine/gc.h"
 #include "engine/layout.h"
+#include "engine/passthrough.h"
 #include "engine/recovery.h"
+#include "engine/schedule.h"
 #include "engine/writeback.h"
 
 #define DEFAULT_REGIONS 256
@@ -39,11 +43,16 @@
 #define IDLE_MIN_MS UINT64_C (10)
 #define IDLE_MAX_MS UINT64_C (500)
 
+/* Longest time for which cache_bypass lets nobody in. */
+#define BYPASS_HOLD_MS UINT64_C (2000)
+
 struct cache {
   struct engine engine;
   struct writeback *writeback;
-  bool started;
+  _Atomic bool started;
   pthread_t writeback_thread, gc_thread;
+  struct entrance entrance;     /* all who use the cache device are inside, but
+                                 * for the services */
 
   pthread_mutex_t lock;
   pthread_cond_t wake;          /* the services */
@@ -52,8 +61,16 @@ struct cache {
   bool shutting_down;
   bool busy;                    /* write-back uses the backing store */
   bool detaching;               /* and must not begin to again */
+  bool gc_busy;                 /* eviction uses the cache device */
+  bool halted;                  /* neither must begin to */
+  bool bypassing;               /* cache_bypass is under way */
+  bool bypassed;                /* and it has come to its end */
   bool want_space;              /* a writer waits */
+  bool paused;                  /* nothing is written back but for drains */
+  struct schedule schedule;
   unsigned drains;              /* how many wait for one */
+  struct cache_drain drain;     /* the latest of them */
+  _Atomic int bypass_error;     /* of the last write past the cache */
   uint64_t gc_calls;            /* so that no wake-up is missed */
   int writeback_error;          /* of the last attempt */
   unsigned failures;            /* attempts in a row, since it was attached */
@@ -62,7 +79,9 @@ struct cache {
   int gc_error;                 /* of the last attempt */
   uint64_t gc_failing_since_ms;
 
-  uint64_t opened_ms, replay_ms;        /* constant once it is open */
+  /* Constant once it is open. */
+  uint64_t opened_ms, replay_ms;
+  bool persistent_memory;
 };
 
 static struct cache *
@@ -86,6 +105,8 @@ wake_services (struct cache *cache)
 
   cache->gc_calls++;
   pthread_cond_broadcast (&cache->wake);
+  if (cache->writeback)
+    writeback_hurry (cache->writeback);
 }
 
 /* A head has left a segment, or the last writer has left such a one. */
@@ -123,10 +144,53 @@ oldest_dirty (struct engine *engine, uint64_t *since_ms)
 static bool
 space_is_short (struct engine *engine)
 {
+  const uint64_t written_back
+    = control_get (&engine->superblock).written_back;
+
   return gc_wanted (engine)
-    && segment_find_evictable
-         (&engine->segments,
-          control_get (&engine->superblock).written_back) == NULL;
+    && segment_find_evictable (&engine->segments, written_back) == NULL
+    && !log_has_evictable_retired (engine->log, written_back);
+}
+
+/* Bytes of the segments that dirty records take. */
+static uint64_t
+dirty_space (struct engine *engine)
+{
+  /* In the order in which it moves: nothing is missed on its way. */
+  const uint64_t in_sets = log_dirty (engine->log).space;
+
+  return in_sets + epoch_queue_space_bytes (&engine->queue);
+}
+
+static uint64_t
+count_requests (struct engine *engine)
+{
+  static const enum stats_counter counters[] = {
+    STAT_reads, STAT_writes, STAT_zeros, STAT_trims, STAT_flushes,
+    STAT_prefetches,
+  };
+  uint64_t sum = 0;
+
+  for (size_t i = 0; i < sizeof counters / sizeof *counters; i++)
+    sum += stats_get (engine->stats, counters[i]);
+  return sum;
+}
+
+static bool
+is_urgent_locked (struct cache *cache)
+{
+  return cache->drains > 0
+    || (!cache->paused
+        && (cache->want_space || space_is_short (&cache->engine)));
+}
+
+static bool
+is_urgent (struct engine *engine)
+{
+  struct cache *cache = cache_of (engine);
+
+  HOLD_LOCK (&cache->lock);
+  return is_urgent_locked (cache);
 }
 
 /* Is write-back due?  If not, *next_ms says when to look again.  lock is held. */
@@ -134,24 +198,27 @@ static bool
 writeback_is_due_locked (struct cache *cache, uint64_t *next_ms)
 {
   struct engine *engine = &cache->engine;
-  const uint64_t now = now_ms ();
-  const uint64_t delay = setting_get (&engine->settings,
-                                      SETTING_writeback_delay);
-  uint64_t since;
+  const struct geometry *geometry = &engine->superblock.geometry;
+  struct situation situation = {
+    .now_ms = now_ms (),
+    .drain = cache->drains > 0,
+    .paused = cache->paused,
+  };
 
-  *next_ms = now + MIN (MAX (delay / 4, IDLE_MIN_MS), IDLE_MAX_MS);
-  if (!can_write_back (cache) || cache->detaching
-      || !oldest_dirty (engine, &since))
+  *next_ms = situation.now_ms + IDLE_MAX_MS;
+  if (!can_write_back (cache) || cache->detaching || cache->halted
+      || !oldest_dirty (engine, &situation.oldest_ms))
     return false;
-  if (cache->failures > 0 && now < cache->retry_at_ms) {
+  if (cache->failures > 0 && situation.now_ms < cache->retry_at_ms) {
     *next_ms = cache->retry_at_ms;
     return false;
   }
-  if (cache->drains > 0 || cache->want_space
-      || now - since >= delay || space_is_short (engine))
-    return true;
-  *next_ms = MIN (*next_ms, since + delay);
-  return false;
+  situation.dirty_space = dirty_space (engine);
+  situation.space = geometry->segment_size * geometry->segment_count;
+  situation.requests = count_requests (engine);
+  situation.short_of_space = cache->want_space || space_is_short (engine);
+  return schedule_look (&cache->schedule, &engine->settings, &situation,
+                        next_ms) != CAUSE_NONE;
 }
 
 /* PROGRESS: before the error, some of it was written back for good. */
@@ -215,7 +282,7 @@ writeback_main (void *opaque)
 
     mutex_lock (&cache->lock);
     cache->busy = false;
-    if (r == -ECANCELED)        /* cache_detach or cache_stop waits */
+    if (r == -ECANCELED)        /* cache_detach and others wait */
       pthread_cond_broadcast (&cache->progress);
     else
       note_attempt_locked (cache, r, worked);
@@ -243,7 +310,12 @@ gc_main (void *opaque)
     bool worked;
     int r;
 
+    if (cache->halted) {
+      pthread_cond_wait (&cache->wake, &cache->lock);
+      continue;
+    }
     calls = cache->gc_calls;
+    cache->gc_busy = true;
     mutex_unlock (&cache->lock);
 
     r = gc_step (&cache->engine, &worked);
@@ -253,6 +325,9 @@ gc_main (void *opaque)
     }
 
     mutex_lock (&cache->lock);
+    cache->gc_busy = false;
+    if (cache->halted)
+      pthread_cond_broadcast (&cache->progress);
     if (r < 0 && cache->gc_error == 0)
       cache->gc_failing_since_ms = now_ms ();
     cache->gc_error = r;
@@ -298,13 +373,20 @@ cache_step (struct cache *cache)
   return cache_step_writeback (cache) || evicted;
 }
 
+/* Nothing is written back until it is resumed. */
+static bool
+is_held_locked (const struct cache *cache)
+{
+  return cache->paused && cache->drains == 0;
+}
+
 static int
 wait_for_space (struct engine *engine, uint64_t ticket,
                 uint64_t waiting_since_ms)
 {
   struct cache *cache = cache_of (engine);
   uint64_t failing_ms = 0, now;
-  bool shutting_down;
+  bool shutting_down, held, writeback_fails;
   int error;
 
   if (!cache->started) {
@@ -316,21 +398,23 @@ wait_for_space (struct engine *engine, uint64_t ticket,
   mutex_lock (&cache->lock);
   now = now_ms ();
   cache->want_space = true;
+  writeback_hurry (cache->writeback);
   if (!MUTATION (T14_GC_BY_TIMER)) {
     cache->gc_calls++;
     pthread_cond_broadcast (&cache->wake);
   }
-  /* Whichever of the two services fails, no space comes. */
-  error = cache->writeback_error < 0 ? cache->writeback_error
-    : cache->gc_error;
+  /* Whichever of the two services fails, no space comes.  One that is paused
+   * does not fail: whoever paused it wants writers to wait. */
+  held = is_held_locked (cache);
+  writeback_fails = cache->writeback_error < 0 && !held;
+  error = writeback_fails ? cache->writeback_error : cache->gc_error;
   shutting_down = cache->shutting_down;
   if (error < 0)
-    failing_ms = now - MAX (cache->writeback_error < 0
-                            ? cache->failing_since_ms
+    failing_ms = now - MAX (writeback_fails ? cache->failing_since_ms
                             : cache->gc_failing_since_ms, waiting_since_ms);
   mutex_unlock (&cache->lock);
 
-  if (error < 0 && shutting_down)
+  if (shutting_down && (error < 0 || held))
     return -ESHUTDOWN;
   if (error < 0 && failing_ms >= setting_get (&engine->settings,
                                               SETTING_space_timeout)) {
@@ -441,6 +525,7 @@ load_parts (struct cache *cache, struct recovery_result *found)
   if (r < 0)
     return r;
   cache->opened_ms = now_ms ();
+  cache->persistent_memory = engine->pmem->ordered;
   r = engine_recover (engine, found);
   if (r == 0)
     cache->replay_ms = now_ms () - cache->opened_ms;
@@ -497,6 +582,8 @@ cache_open (const struct cache_options *options, struct pmem *pmem,
   cache->engine.options = *options;
   cache->engine.pmem = pmem;
   cache->engine.wait_for_space = wait_for_space;
+  cache->engine.is_urgent = is_urgent;
+  entrance_init (&cache->entrance);
   pthread_mutex_init (&cache->lock, NULL);
   cond_init (&cache->wake);
   cond_init (&cache->progress);
@@ -504,6 +591,7 @@ cache_open (const struct cache_options *options, struct pmem *pmem,
   r = open_parts (cache);
   if (r < 0) {
     close_parts (&cache->engine);
+    entrance_destroy (&cache->entrance);
     free (cache);
     return r;
   }
@@ -650,6 +738,7 @@ cache_begin_shutdown (struct cache *cache)
     HOLD_LOCK (&cache->lock);
     cache->shutting_down = true;
     pthread_cond_broadcast (&cache->wake);
+    pthread_cond_broadcast (&cache->progress);
   }
   segment_wake_all (&cache->engine.segments);
 }
@@ -678,36 +767,49 @@ drain_by_hand (struct cache *cache, uint64_t through)
   return 0;
 }
 
-int
-cache_drain (struct cache *cache, uint64_t timeout_ms)
+/* The caller is inside, or nobody is. */
+static int
+mark_drain (struct cache *cache, struct cache_drain *drain)
 {
   struct engine *engine = &cache->engine;
-  const uint64_t until = now_ms () + timeout_ms;
-  uint64_t through;
   int r;
 
-  /* What comes after this belongs to later epochs, which this does not wait
+  /* What comes after this belongs to later epochs, which the drain does not wait
    * for (T25). */
   r = engine_flush (engine);
   if (r < 0)
     return r;
-  through = log_closed_through (engine->log);
+  drain->through = log_closed_through (engine->log);
+  drain->bytes = epoch_queue_dirty_through (&engine->queue, drain->through);
+  return 0;
+}
+
+static int
+await_drain (struct cache *cache, const struct cache_drain *drain,
+             uint64_t until_ms)
+{
+  struct engine *engine = &cache->engine;
+  uint64_t through = drain->through;
+  int r = 0;
+
   if (!cache->started)
     return drain_by_hand (cache, through);
 
   HOLD_LOCK (&cache->lock);
-  cache->drains++;
+  if (cache->drains++ == 0 || drain->through >= cache->drain.through)
+    cache->drain = *drain;
   cache->failures = MIN (cache->failures, 1u);
   cache->retry_at_ms = 0;
   pthread_cond_broadcast (&cache->wake);
+  writeback_hurry (cache->writeback);
   if (MUTATION (T25_ENDLESS_DRAIN))
     through = UINT64_MAX;
   while (!is_drained (engine, through)) {
-    if (!can_write_back (cache))
+    if (!can_write_back (cache) || (cache->bypassing && cache->shutting_down))
       r = -ESHUTDOWN;
     else if (cache->failures >= DRAIN_FAILURES)
       r = cache->writeback_error;
-    else if (!cond_wait_until (&cache->progress, &cache->lock, until)
+    else if (!cond_wait_until (&cache->progress, &cache->lock, until_ms)
              && !is_drained (engine, through))
       r = cache->writeback_error < 0 ? cache->writeback_error : -ETIMEDOUT;
     if (r < 0)
@@ -715,6 +817,98 @@ cache_drain (struct cache *cache, uint64_t timeout_ms)
   }
   cache->drains--;
   return r;
+}
+
+/* There is nothing to write back; make durable what went past the cache. */
+static int
+flush_bypassed (struct cache *cache)
+{
+  struct backend *backend = cache->engine.backend;
+
+  return backend && backend->can_write ? backend_flush (backend) : 0;
+}
+
+int
+cache_begin_drain (struct cache *cache, struct cache_drain *drain)
+{
+  int r;
+
+  *drain = (struct cache_drain) { 0 };
+  if (!entrance_enter (&cache->entrance))
+    return flush_bypassed (cache);
+  r = mark_drain (cache, drain);
+  entrance_leave (&cache->entrance);
+  return r;
+}
+
+int
+cache_await_drain (struct cache *cache, const struct cache_drain *drain,
+                   uint64_t timeout_ms)
+{
+  return cache_is_bypassed (cache) ? 0
+    : await_drain (cache, drain, now_ms () + timeout_ms);
+}
+
+int
+cache_drain (struct cache *cache, uint64_t timeout_ms)
+{
+  const uint64_t until_ms = now_ms () + timeout_ms;
+  struct cache_drain drain;
+  int r = cache_begin_drain (cache, &drain);
+
+  return r < 0 || cache_is_bypassed (cache) ? r
+    : await_drain (cache, &drain, until_ms);
+}
+
+uint64_t
+cache_drain_left (struct cache *cache, const struct cache_drain *drain)
+{
+  return cache->writeback == NULL ? 0
+    : MIN (writeback_left (cache->writeback, drain->through), drain->bytes);
+}
+
+bool
+cache_get_drain (struct cache *cache, uint64_t *bytes, uint64_t *left)
+{
+  HOLD_LOCK (&cache->lock);
+
+  *bytes = *left = 0;
+  if (cache->drains == 0)
+    return false;
+  *bytes = cache->drain.bytes;
+  *left = cache_drain_left (cache, &cache->drain);
+  return true;
+}
+
+/* --- pause ------------------------------------------------------------ */
+
+void
+cache_pause_writeback (struct cache *cache)
+{
+  HOLD_LOCK (&cache->lock);
+
+  cache->paused = true;
+}
+
+void
+cache_resume_writeback (struct cache *cache)
+{
+  HOLD_LOCK (&cache->lock);
+
+  /* The time it was paused is not time in which it failed. */
+  if (cache->paused && cache->failures > 0)
+    cache->failing_since_ms = now_ms ();
+  cache->paused = false;
+  cache->retry_at_ms = 0;
+  pthread_cond_broadcast (&cache->wake);
+}
+
+bool
+cache_is_paused (struct cache *cache)
+{
+  HOLD_LOCK (&cache->lock);
+
+  return cache->paused;
 }
 
 static void
@@ -733,6 +927,176 @@ stop_threads (struct cache *cache)
   cache->started = false;
 }
 
+/* --- bypass ----------------------------------------------------------- */
+
+bool
+cache_is_bypassed (struct cache *cache)
+{
+  HOLD_LOCK (&cache->lock);
+
+  return cache->bypassed;
+}
+
+/* The services leave the cache device alone, or go on. */
+static void
+set_halted (struct cache *cache, bool halted)
+{
+  HOLD_LOCK (&cache->lock);
+
+  cache->halted = halted;
+  pthread_cond_broadcast (&cache->wake);
+  while (halted && (cache->busy || cache->gc_busy))
+    pthread_cond_wait (&cache->progress, &cache->lock);
+}
+
+/* Nobody is inside, nothing is dirty. */
+static bool
+find_lost (struct engine *engine, struct range *found)
+{
+  struct range range;
+
+  for (size_t i = 0; lost_get (&engine->lost, i, &range); i++) {
+    struct index_cursor cursor;
+    struct piece piece;
+    bool is_lost = false;
+
+    index_lock (engine->index, range);
+    index_walk_locked (&cursor, engine->index, range, false);
+    while (!is_lost && index_next_piece (&cursor, &piece))
+      is_lost = !piece.is_hole && piece.extent.kind == EXTENT_LOST;
+    index_unlock (engine->index, range);
+    if (is_lost) {
+      *found = piece.range;
+      return true;
+    }
+  }
+  return false;
+}
+
+/* Make void what the device holds.  Nobody is inside, nothing is dirty, the
+ * services are halted. */
+static int
+void_device (struct cache *cache)
+{
+  struct engine *engine = &cache->engine;
+  struct range lost;
+  unsigned sealed;
+  int r;
+
+  if (find_lost (engine, &lost)) {
+    report (REPORT_ERROR, "the cache cannot be left: dirty data at %" PRIu64
+            "+%" PRIu64 " was lost, and without the cache the range would be "
+            "read as it was before; overwrite it first", lost.start,
+            lost.length);
+    return -EIO;
+  }
+  /* So that damage that comes later is known to hide nothing dirty. */
+  log_retire_heads (engine->log);
+  log_seal_retired (engine->log, &sealed);
+  /* Every record there is is clean.  Crash before: they all are valid, and the
+   * backing store agrees with them, as no write has gone past them yet.  After:
+   * replay ignores them all. */
+  r = MUTATION (BYPASS_WITHOUT_TAIL) ? 0
+    : control_advance (&engine->superblock, log_sequence (engine->log), 0);
+  if (r < 0)
+    report (REPORT_ERROR, "the cache cannot be left: what the cache device "
+            "holds cannot be made void: %s", strerror (-r));
+  return r;
+}
+
+/* With nobody inside.  0; -EAGAIN: something is dirty again. */
+static int
+leave_device (struct cache *cache)
+{
+  struct engine *engine = &cache->engine;
+  struct cache_drain drain;
+  int r;
+
+  r = mark_drain (cache, &drain);
+  if (r == 0)
+    r = await_drain (cache, &drain, now_ms () + BYPASS_HOLD_MS);
+  if (r < 0)
+    return r == -ETIMEDOUT ? -EAGAIN : r;
+  set_halted (cache, true);
+  /* Records that eviction or write-back wrote elsewhere meanwhile. */
+  r = log_dirty_bytes (engine->log) > 0 || !is_drained (engine, UINT64_MAX)
+    ? -EAGAIN : void_device (cache);
+  if (r < 0)
+    set_halted (cache, false);
+  return r;
+}
+
+static int
+bypass (struct cache *cache, uint64_t until_ms)
+{
+  int r;
+
+  do {
+    struct cache_drain drain;
+
+    /* Most of it while requests go on. */
+    r = cache_begin_drain (cache, &drain);
+    if (r == 0)
+      r = await_drain (cache, &drain, until_ms);
+    if (r < 0)
+      return r;
+    if (!entrance_shut (&cache->entrance, now_ms () + BYPASS_HOLD_MS))
+      r = -EAGAIN;
+    else {
+      r = leave_device (cache);
+      if (r == 0)
+        return 0;
+      entrance_open (&cache->entrance, false);
+    }
+  } while (r == -EAGAIN && now_ms () < until_ms);
+  return r == -EAGAIN ? -ETIMEDOUT : r;
+}
+
+/* The services have been halted, and nobody else is inside. */
+static void
+close_device (struct cache *cache)
+{
+  struct pmem *pmem = cache->engine.pmem;
+
+  {
+    HOLD_LOCK (&cache->lock);
+    cache->bypassed = true;
+    cache->engine.pmem = NULL;
+    cache->schedule = (struct schedule) { 0 };
+    cache->writeback_error = 0;
+  }
+  stop_threads (cache);
+  pmem_close (pmem);
+}
+
+int
+cache_bypass (struct cache *cache, uint64_t timeout_ms)
+{
+  int r;
+
+  {
+    HOLD_LOCK (&cache->lock);
+    if (cache->bypassed)
+      return 0;
+    if (!cache->engine.superblock.bound)
+      return -ESHUTDOWN;        /* it would have to be, later */
+    if (cache->bypassing)
+      return -EBUSY;
+    cache->bypassing = true;
+  }
+  r = bypass (cache, now_ms () + timeout_ms);
+  if (r == 0) {
+    close_device (cache);
+    entrance_open (&cache->entrance, true);
+    report (REPORT_WARNING, "the cache is bypassed: it is empty, the cache "
+            "device is no longer used, and requests go straight to the backing "
+            "store");
+  }
+  HOLD_LOCK (&cache->lock);
+  cache->bypassing = false;
+  return r;
+}
+
 int
 cache_stop (struct cache *cache, bool drain, uint64_t timeout_ms)
 {
@@ -745,6 +1109,8 @@ cache_stop (struct cache *cache, bool drain, uint64_t timeout_ms)
   stop_threads (cache);
   writeback_free (cache->writeback);
   cache->writeback = NULL;
+  if (cache_is_bypassed (cache))
+    return r;
 
   /* T17: a failure here means that acknowledged data may be gone, and is
    * never swallowed. */
@@ -774,6 +1140,7 @@ cache_close (struct cache *cache)
   writeback_free (cache->writeback);
   pmem = cache->engine.pmem;
   close_parts (&cache->engine);
+  entrance_destroy (&cache->entrance);
   pthread_cond_destroy (&cache->wake);
   pthread_cond_destroy (&cache->progress);
   pthread_mutex_destroy (&cache->lock);
@@ -800,19 +1167,47 @@ ended (struct engine *engine, enum stats_timer timer, uint64_t start, int r)
   return r;
 }
 
+/* After a request that went past the cache. */
+static int
+note_bypass (struct cache *cache, int r)
+{
+  if (atomic_load (&cache->bypass_error) != r)
+    atomic_store (&cache->bypass_error, r);
+  return r;
+}
+
+static int
+read_bypassed (struct cache *cache, void *buf, struct range range)
+{
+  struct engine *engine = &cache->engine;
+  int r = passthrough_read (engine->backend, buf, range);
+
+  if (r < 0)
+    stats_add (engine->stats, STAT_backing_read_errors, 1);
+  else
+    stats_add (engine->stats, STAT_read_miss_bytes, range.length);
+  return r;
+}
+
 int
 cache_read (struct cache *cache, void *buf, struct range range)
 {
   struct engine *engine = &cache->engine;
   uint64_t start;
+  int r;
 
   if (!is_on_disk (cache, range))
     return -EINVAL;
   start = stats_begin (engine->stats, TIMER_read_latency);
   stats_add (engine->stats, STAT_reads, 1);
   stats_add (engine->stats, STAT_read_bytes, range.length);
-  return ended (engine, TIMER_read_latency, start,
-                engine_read (engine, buf, range));
+  if (!entrance_enter (&cache->entrance))
+    r = read_bypassed (cache, buf, range);
+  else {
+    r = engine_read (engine, buf, range);
+    entrance_leave (&cache->entrance);
+  }
+  return ended (engine, TIMER_read_latency, start, r);
 }
 
 int
@@ -821,6 +1216,7 @@ cache_write (struct cache *cache, const void *buf, struct range range,
 {
   struct engine *engine = &cache->engine;
   uint64_t start;
+  int r;
 
   if (!is_on_disk (cache, range))
     return -EINVAL;
@@ -831,8 +1227,14 @@ cache_write (struct cache *cache, const void *buf, struct range range,
   stats_add (engine->stats, STAT_write_bytes, range.length);
   if (fua)
     stats_add (engine->stats, STAT_fua_writes, 1);
-  return ended (engine, TIMER_write_latency, start,
-                engine_write (engine, buf, range, fua));
+  if (!entrance_enter (&cache->entrance))
+    r = note_bypass (cache, passthrough_write (engine->backend, buf, range,
+                                               fua));
+  else {
+    r = engine_write (engine, buf, range, fua);
+    entrance_leave (&cache->entrance);
+  }
+  return ended (engine, TIMER_write_latency, start, r);
 }
 
 int
@@ -840,6 +1242,7 @@ cache_zero (struct cache *cache, struct range range, bool may_trim, bool fua)
 {
   struct engine *engine = &cache->engine;
   uint64_t start;
+  int r;
 
   if (!is_on_disk (cache, range))
     return -EINVAL;
@@ -850,12 +1253,17 @@ cache_zero (struct cache *cache, struct range range, bool may_trim, bool fua)
   stats_add (engine->stats, STAT_zero_bytes, range.length);
   if (fua)
     stats_add (engine->stats, STAT_fua_writes, 1);
-  /* A trim record may be written back as trim, which promises nothing about
-   * what is read then: only where zeroing can be asked to trim. */
-  return ended (engine, TIMER_zero_latency, start,
-                engine_write_zeros (engine,
-                                    may_trim && engine->backend->can_zero
-                                    ? RECORD_TRIM : RECORD_ZERO, range, fua));
+  if (!entrance_enter (&cache->entrance))
+    r = note_bypass (cache, passthrough_zero (engine->backend, range, may_trim,
+                                              fua));
+  else {
+    /* A trim record may be written back as trim, which promises nothing about
+     * what is read then: only where zeroing can be asked to trim. */
+    r = engine_write_zeros (engine, may_trim && engine->backend->can_zero
+                            ? RECORD_TRIM : RECORD_ZERO, range, fua);
+    entrance_leave (&cache->entrance);
+  }
+  return ended (engine, TIMER_zero_latency, start, r);
 }
 
 int
@@ -863,6 +1271,7 @@ cache_trim (struct cache *cache, struct range range, bool fua)
 {
   struct engine *engine = &cache->engine;
   uint64_t start;
+  int r;
 
   if (!is_on_disk (cache, range))
     return -EINVAL;
@@ -873,20 +1282,30 @@ cache_trim (struct cache *cache, struct range range, bool fua)
   stats_add (engine->stats, STAT_trim_bytes, range.length);
   if (fua)
     stats_add (engine->stats, STAT_fua_writes, 1);
-  return ended (engine, TIMER_zero_latency, start,
-                engine_write_zeros (engine, RECORD_TRIM, range, fua));
+  if (!entrance_enter (&cache->entrance))
+    r = note_bypass (cache, passthrough_trim (engine->backend, range, fua));
+  else {
+    r = engine_write_zeros (engine, RECORD_TRIM, range, fua);
+    entrance_leave (&cache->entrance);
+  }
+  return ended (engine, TIMER_zero_latency, start, r);
 }
 
 int
 cache_flush (struct cache *cache)
 {
   struct engine *engine = &cache->engine;
-  uint64_t start;
+  const uint64_t start = stats_begin (engine->stats, TIMER_flush_latency);
+  int r;
 
-  start = stats_begin (engine->stats, TIMER_flush_latency);
   stats_add (engine->stats, STAT_flushes, 1);
-  return ended (engine, TIMER_flush_latency, start,
-                engine_flush (engine));
+  if (!entrance_enter (&cache->entrance))
+    r = note_bypass (cache, flush_bypassed (cache));
+  else {
+    r = engine_flush (engine);
+    entrance_leave (&cache->entrance);
+  }
+  return ended (engine, TIMER_flush_latency, start, r);
 }
 
 int
@@ -897,7 +1316,10 @@ cache_prefetch (struct cache *cache, struct range range)
   if (!is_on_disk (cache, range))
     return -EINVAL;
   stats_add (cache->engine.stats, STAT_prefetches, 1);
+  if (!entrance_enter (&cache->entrance))
+    return 0;
   r = engine_prefetch (&cache->engine, range);
+  entrance_leave (&cache->entrance);
   if (r < 0)
     stats_add (cache->engine.stats, STAT_failed_requests, 1);
   return r;
@@ -908,17 +1330,28 @@ cache_map (struct cache *cache, struct range range, enum map_kind *kind,
            uint64_t *length)
 {
   assert (is_on_disk (cache, range));
+  if (!entrance_enter (&cache->entrance)) {
+    *kind = MAP_HOLE;
+    *length = range.length;
+    return;
+  }
   engine_map (&cache->engine, range, kind, length);
+  entrance_leave (&cache->entrance);
 }
 
 int
 cache_set (struct cache *cache, enum setting which, uint64_t value)
 {
-  int r;
+  int r = 0;
 
   if (!setting_allows (which, value))
     return -EINVAL;
-  r = set_setting (&cache->engine, which, value);
+  if (entrance_enter (&cache->entrance)) {
+    r = set_setting (&cache->engine, which, value);
+    entrance_leave (&cache->entrance);
+  }
+  else
+    setting_put (&cache->engine.settings, which, value);
   wake_services (cache);
   return r;
 }
@@ -1009,8 +1442,9 @@ get_segments (struct engine *engine, struct cache_status *status)
 }
 
 static void
-get_device (struct engine *engine, struct cache_status *status)
+get_device (struct cache *cache, struct cache_status *status)
 {
+  struct engine *engine = &cache->engine;
   const struct media_superblock *media = &engine->superblock.media;
   const struct control control = control_get (&engine->superblock);
 
@@ -1021,7 +1455,7 @@ get_device (struct engine *engine, struct cache_status *status)
   status->ro_compat_features = le64_get (media->ro_compat);
   status->incompat_features = le64_get (media->incompat);
   status->data_crc = engine->options.data_crc;
-  status->persistent_memory = engine->pmem->ordered;
+  status->persistent_memory = cache->persistent_memory;
   status->lost_data = control.lost;
   status->epoch_written_back = control.written_back;
   status->tail_sequence = control.tail_sequence;
@@ -1034,7 +1468,10 @@ get_backoff_locked (const struct cache *cache, uint64_t now,
                     struct cache_status *status)
 {
   status->attached = cache->engine.backend != NULL;
-  status->writeback_error = cache->writeback_error;
+  status->writeback_error = cache->bypassed
+    ? atomic_load (&cache->bypass_error) : cache->writeback_error;
+  status->paused = cache->paused;
+  status->bypassed = cache->bypassed;
   status->writeback_failures = cache->failures;
   if (cache->failures > 0) {
     status->writeback_failing_ms = now - MIN (now, cache->failing_since_ms);
@@ -1052,7 +1489,7 @@ cache_get_status (struct cache *cache, struct cache_status *status)
   get_counted (engine->stats, status);
   get_dirty (engine, now, status);
   get_segments (engine, status);
-  get_device (engine, status);
+  get_device (cache, status);
   status->writeback_rate = rate_get (&engine->writeback_rate, now);
   status->uptime_ms = now - cache->opened_ms;
   status->replay_ms = cache->replay_ms;

@@ -118,9 +118,50 @@ extern void cache_map (struct cache *cache, struct range range,
  * fails (data stays dirty); -ESHUTDOWN with no backing store attached. */
 extern int cache_drain (struct cache *cache, uint64_t timeout_ms);
 
+/* The same in two: what is to be written back is fixed by the first and made
+ * durable in the cache; the second may be called again after -ETIMEDOUT. */
+struct cache_drain {
+  uint64_t through;             /* epoch */
+  uint64_t bytes;               /* dirty when it began */
+};
+
+extern int cache_begin_drain (struct cache *cache, struct cache_drain *drain);
+extern int cache_await_drain (struct cache *cache,
+                              const struct cache_drain *drain,
+                              uint64_t timeout_ms);
+
+/* How much of drain->bytes is still to be written. */
+extern uint64_t cache_drain_left (struct cache *cache,
+                                  const struct cache_drain *drain);
+
+/* Of the drain under way that began last: what was dirty when it began, and how
+ * much of that is still to be written.  False: there is none. */
+extern bool cache_get_drain (struct cache *cache, uint64_t *bytes,
+                             uint64_t *left);
+
+/* From now on nothing is written back but for drains.  A writer that finds no
+ * space waits, as long as it takes.  Not remembered by the device. */
+extern void cache_pause_writeback (struct cache *cache);
+extern void cache_resume_writeback (struct cache *cache);
+extern bool cache_is_paused (struct cache *cache);
+
+/* Write everything back, make durably void what the device holds, close it, and
+ * let all requests go straight to the backing store from then on.  Requests that
+ * come in the last step, or are under way then, wait or are waited for: two
+ * seconds at most.  The next cache_open of the device finds an empty cache of the
+ * same backing store.
+ *
+ * 0: it is so, or was already.  Else the cache goes on as before: -ETIMEDOUT;
+ * -EBUSY: another call is at it; -EIO: a range is lost, and would be read as it
+ * was before (reported), or the backing store fails; -ESHUTDOWN: no backing
+ * store to write to, or the server is going away.  Not at the same time as
+ * cache_stop. */
+extern int cache_bypass (struct cache *cache, uint64_t timeout_ms);
+extern bool cache_is_bypassed (struct cache *cache);
+
 /* The server is going away: from now on writes that wait for space fail
- * rather than wait for a backing store that fails.  Does not block, and does
- * not start a drain. */
+ * rather than wait for a backing store that fails or for write-back that is
+ * paused.  Does not block, and does not start a drain. */
 extern void cache_begin_shutdown (struct cache *cache);
 
 /* End the service threads.  drain: write everything back first, as

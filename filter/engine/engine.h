@@ -45,6 +45,9 @@ struct engine {
    * 0: try again.  -errno: give up. */
   int (*wait_for_space) (struct engine *, uint64_t ticket,
                          uint64_t waiting_since_ms);
+  /* Somebody waits for write-back: pcache-writeback-rate is not in force.
+   * NULL: nobody ever does. */
+  bool (*is_urgent) (struct engine *);
 };
 
 /* cache.c: for tests and tools that look inside. */

@@ -37,6 +37,7 @@ epoch_queue_add (struct epoch_queue *queue, struct set_entry *entry)
   after->next->previous = entry;
   after->next = entry;
   queue->dirty_bytes += entry->dirty_bytes;
+  queue->space_bytes += entry->space_bytes;
   queue->count++;
 }
 
@@ -120,6 +121,7 @@ epoch_queue_drop (struct epoch_queue *queue, uint64_t through)
     queue->head.next = entry->next;
     entry->next->previous = &queue->head;
     queue->dirty_bytes -= entry->dirty_bytes;
+    queue->space_bytes -= entry->space_bytes;
     queue->count--;
     free (entry->names);
     free (entry);
@@ -132,4 +134,25 @@ epoch_queue_dirty_bytes (struct epoch_queue *queue)
   HOLD_LOCK (&queue->lock);
 
   return queue->dirty_bytes;
+}
+
+uint64_t
+epoch_queue_dirty_through (struct epoch_queue *queue, uint64_t through)
+{
+  HOLD_LOCK (&queue->lock);
+  const struct set_entry *entry;
+  uint64_t sum = 0;
+
+  for (entry = queue->head.next;
+       entry != &queue->head && entry->epoch <= through; entry = entry->next)
+    sum += entry->dirty_bytes;
+  return sum;
+}
+
+uint64_t
+epoch_queue_space_bytes (struct epoch_queue *queue)
+{
+  HOLD_LOCK (&queue->lock);
+
+  return queue->space_bytes;
 }

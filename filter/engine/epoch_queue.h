@@ -25,6 +25,7 @@ struct set_entry {
   uint32_t ordinal;
   uint32_t records;             /* dirty ones */
   uint64_t dirty_bytes;
+  uint64_t space_bytes;         /* of the segment that the dirty ones take */
   uint64_t since_ms;            /* when its first record came */
   uint64_t *names;              /* extent_name of the dirty ones and of those
                                  * that say "lost"; from malloc */
@@ -36,6 +37,7 @@ struct epoch_queue {
   pthread_mutex_t lock;
   struct set_entry head;        /* lock; ring, head.epoch is 0 */
   uint64_t dirty_bytes;         /* lock */
+  uint64_t space_bytes;         /* lock */
   uint64_t count;               /* lock */
 };
 
@@ -68,5 +70,9 @@ extern bool epoch_queue_note_damage (struct epoch_queue *queue,
 extern void epoch_queue_drop (struct epoch_queue *queue, uint64_t through);
 
 extern uint64_t epoch_queue_dirty_bytes (struct epoch_queue *queue);
+/* The same of epochs up to THROUGH only. */
+extern uint64_t epoch_queue_dirty_through (struct epoch_queue *queue,
+                                           uint64_t through);
+extern uint64_t epoch_queue_space_bytes (struct epoch_queue *queue);
 
 #endif /* PCACHE_EPOCH_QUEUE_H */

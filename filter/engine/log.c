@@ -346,6 +346,7 @@ log_append_locked (struct log *log, struct reservation *res,
     if (!records[i].clean) {
       open->entry->records++;
       open->entry->dirty_bytes += records[i].range.length;
+      open->entry->space_bytes += record_space (&records[i]);
     }
   }
   open->epoch = epoch;
@@ -922,20 +923,51 @@ log_find_open (struct log *log, uint64_t at, bool *clean)
   return false;
 }
 
-uint64_t
-log_dirty_bytes (struct log *log)
+struct log_dirty
+log_dirty (struct log *log)
 {
-  uint64_t sum = 0;
+  struct log_dirty sum = { 0 };
 
   for (unsigned i = 0; i < log->head_count; i++) {
     HOLD_LOCK (&log->heads[i].lock);
 
     for (struct open_segment *open = log->heads[i].segments; open;
          open = open->next)
-      if (open->entry)
-        sum += open->entry->dirty_bytes;
+      if (open->entry) {
+        sum.bytes += open->entry->dirty_bytes;
+        sum.space += open->entry->space_bytes;
+      }
   }
   return sum;
+}
+
+uint64_t
+log_dirty_bytes (struct log *log)
+{
+  return log_dirty (log).bytes;
+}
+
+static bool
+is_evictable_when_sealed (const struct open_segment *open,
+                          uint64_t written_back)
+{
+  return open->retired && !open->passed_over && !open->refused
+    && open->entry == NULL && open->epoch_max <= written_back
+    && atomic_load (&open->in_flight) == 0;
+}
+
+bool
+log_has_evictable_retired (struct log *log, uint64_t written_back)
+{
+  for (unsigned i = 0; i < log->head_count; i++) {
+    HOLD_LOCK (&log->heads[i].lock);
+
+    for (struct open_segment *open = log->heads[i].segments; open;
+         open = open->next)
+      if (is_evictable_when_sealed (open, written_back))
+        return true;
+  }
+  return false;
 }
 
 bool

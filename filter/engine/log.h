@@ -143,8 +143,18 @@ extern void log_retire_segment (struct log *log, uint32_t id);
  * what it is. */
 extern bool log_find_open (struct log *log, uint64_t at, bool *clean);
 
-/* Dirty bytes in open sets. */
+/* In open sets: bytes of dirty ranges, and of segments that they take. */
+struct log_dirty {
+  uint64_t bytes, space;
+};
+
+extern struct log_dirty log_dirty (struct log *log);
 extern uint64_t log_dirty_bytes (struct log *log);
+
+/* Is there a segment that its head has left, that needs only to be sealed to be
+ * evictable? */
+extern bool log_has_evictable_retired (struct log *log,
+                                       uint64_t written_back);
 /* When the oldest record not in the epoch queue yet came; false if none. */
 extern bool log_oldest_open (struct log *log, uint64_t *since_ms);
 /* Its set, as it would be closed now. */

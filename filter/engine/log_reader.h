@@ -28,6 +28,15 @@ struct record {
   uint64_t checksum;
 };
 
+/* Bytes of its segment that a record takes, with its data. */
+static inline uint64_t
+record_space (const struct record *record)
+{
+  return sizeof (struct media_record)
+    + (record->kind == RECORD_DATA
+       ? round_up (record->range.length, MEDIA_LINE) : 0);
+}
+
 enum set_verdict {
   SET_OK,
   SET_END,                      /* no set of this generation here */

@@ -437,6 +437,7 @@ note_dirty (struct recovery *rec, const struct run *run)
     if (!record->clean) {
       entry->records++;
       entry->dirty_bytes += record->range.length;
+      entry->space_bytes += record_space (record);
     }
   }
   if (entry->records > 0)

@@ -48,6 +48,14 @@ enum setting_type {
      WRITEBACK_STRICT, "strict|batch")                                  \
   X (writeback_delay, "writeback-delay", TIME, 0, HOURS_24_MS, 5000,    \
      "a time from 0 to 24 hours, such as 5, 0.5, 250ms, 30s or 10m")    \
+  X (writeback_idle, "writeback-idle", TIME, 0, HOURS_24_MS, 0,         \
+     "a time from 0 to 24 hours, such as 2, 0.5, 250ms or 1m")          \
+  X (writeback_rate, "writeback-rate", SIZE, 0, INT64_MAX, 0,           \
+     "bytes per second, with a suffix such as k, M or G if you like")   \
+  X (dirty_high, "dirty-high", NUMBER, 0, 100, 70,                      \
+     "a whole number from 0 to 100")                                    \
+  X (dirty_low, "dirty-low", NUMBER, 0, 100, 60,                        \
+     "a whole number from 0 to 100")                                    \
   X (space_timeout, "space-timeout", TIME, 0, HOURS_24_MS, 30000,       \
      "a time from 0 to 24 hours, such as 30, 0.5, 250ms, 30s or 10m")
 

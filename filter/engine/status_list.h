@@ -91,6 +91,7 @@
   X (GAUGE, epochs_behind, COUNT,                                       \
      "epochs from that of the oldest dirty data to the open one, both " \
      "included; 0 if nothing is dirty")                                 \
+  X (FLAG, paused, COUNT, "write-back is paused")                       \
   X (GAUGE, writeback_rate, RATE,                                       \
      "bytes a second sent to the backing store by write-back, over the last " \
      "10 seconds")                                                      \
@@ -143,6 +144,8 @@
   X (GAUGE, incompat_features, COUNT,                                   \
      "feature bits that old versions must refuse")                      \
   X (FLAG, attached, COUNT, "the backing store is open")                \
+  X (FLAG, bypassed, COUNT,                                             \
+     "all requests go past the cache, which has let go of its device")  \
   X (FLAG, data_crc, COUNT, "data is checksummed, as well as metadata") \
   X (FLAG, persistent_memory, COUNT,                                    \
      "the device is used as persistent memory, and not as a file")      \

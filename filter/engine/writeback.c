@@ -13,9 +13,13 @@
 #include "base/mutation.h"
 #include "base/report.h"
 #include "base/thread.h"
+#include "engine/rate_limit.h"
 #include "engine/writeback.h"
 
 #define MAX_JOB_BYTES (UINT64_C (1) << 20)
+
+/* Longest time before it is asked again whether there is still no hurry. */
+#define PATIENCE_MS UINT64_C (500)
 
 /* One request's worth: neighbouring data extents, or one extent without
  * data. */
@@ -36,6 +40,15 @@ struct writeback {
   uint64_t begun;               /* epoch up to which the last step went, if it
                                  * failed; 0: it did not */
   uint64_t flushed;             /* so many of its jobs are there for good */
+
+  pthread_cond_t hurry;         /* the rate may not matter any more */
+  struct rate_limit limit;      /* lock */
+
+  /* Of the step under way, for writeback_left; lock. */
+  uint64_t step_through;        /* 0: none */
+  uint64_t step_dirty_bytes;    /* what is dirty of it now, in the cache... */
+  uint64_t step_bytes;          /* ...and what of that goes to the store */
+  _Atomic uint64_t step_done;   /* of step_bytes */
 
   /* The crew: helpers wait for a round of jobs, everybody takes the next
    * one until there are no more. */
@@ -73,9 +86,40 @@ counted (struct writeback *wb, int r, uint64_t length,
   return r;
 }
 
+/* Wait until pcache-writeback-rate allows LENGTH more bytes. */
+static int
+await_turn (struct writeback *wb, uint64_t length)
+{
+  struct engine *engine = wb->engine;
+
+  for (;;) {
+    const uint64_t rate = setting_get (&engine->settings,
+                                       SETTING_writeback_rate);
+    uint64_t now, wait_ms;
+
+    if (rate == 0 || (engine->is_urgent && engine->is_urgent (engine)))
+      return 0;
+    HOLD_LOCK (&wb->lock);
+    if (atomic_load (&wb->cancelled))
+      return -ECANCELED;
+    now = now_ms ();
+    wait_ms = rate_limit_wait_ms (&wb->limit, rate, now);
+    if (wait_ms == 0) {
+      rate_limit_spend (&wb->limit, length);
+      return 0;
+    }
+    cond_wait_until (&wb->hurry, &wb->lock, now + MIN (wait_ms, PATIENCE_MS));
+  }
+}
+
+/* At the rate that is allowed. */
 static int
 send_data (struct writeback *wb, const uint8_t *buf, struct range range)
 {
+  int r = await_turn (wb, range.length);
+
+  if (r < 0)
+    return r;
   return counted (wb, backend_pwrite (wb->engine->backend, buf, range.length,
                                       range.start),
                   range.length, STAT_backing_write_errors);
@@ -114,17 +158,14 @@ zero_range (struct writeback *wb, uint8_t *buf, struct range range,
     const struct range part = {
       range.start, MIN (range.length, backend->max_zero),
     };
-    int r = -ENOTSUP;
+    int r;
 
     if (atomic_load (&wb->cancelled))
       return -ECANCELED;
-    if (backend->can_zero)
-      r = counted (wb, backend_zero (backend, part.length, part.start,
-                                     may_trim),
-                   part.length, STAT_backing_zero_errors);
-    else if (may_trim && backend->can_trim)
-      r = counted (wb, backend_trim (backend, part.length, part.start),
-                   part.length, STAT_backing_zero_errors);
+    r = backend_try_zero (backend, part.length, part.start, may_trim,
+                          may_trim);
+    if (r != -ENOTSUP)
+      counted (wb, r, part.length, STAT_backing_zero_errors);
     if (r < 0)
       r = write_zeros (wb, buf, part);
     if (r < 0)
@@ -288,6 +329,16 @@ do_job (struct writeback *wb, const struct job *job, uint8_t *buf)
 
 /* --- the crew --------------------------------------------------------- */
 
+static uint64_t
+job_bytes (const struct job *job)
+{
+  uint64_t bytes = 0;
+
+  for (uint32_t i = 0; i < job->count; i++)
+    bytes += job->extents[i].range.length;
+  return bytes;
+}
+
 static void
 do_jobs (struct writeback *wb, uint8_t *buf)
 {
@@ -304,6 +355,8 @@ do_jobs (struct writeback *wb, uint8_t *buf)
       /* The rest will be written again anyway. */
       atomic_store (&wb->next_job, wb->job_count);
     }
+    else
+      atomic_fetch_add (&wb->step_done, job_bytes (&wb->jobs[i]));
   }
 }
 
@@ -374,6 +427,7 @@ writeback_new (struct engine *engine, unsigned helpers,
   wb->engine = engine;
   wb->portion = UINT64_MAX;
   pthread_mutex_init (&wb->lock, NULL);
+  cond_init (&wb->hurry);
   cond_init (&wb->begin);
   cond_init (&wb->end);
   wb->buffer = malloc (MAX_JOB_BYTES);
@@ -408,6 +462,7 @@ writeback_free (struct writeback *wb)
     pthread_join (wb->helper[i], NULL);
   free (wb->helper);
   free (wb->buffer);
+  pthread_cond_destroy (&wb->hurry);
   pthread_cond_destroy (&wb->begin);
   pthread_cond_destroy (&wb->end);
   pthread_mutex_destroy (&wb->lock);
@@ -418,6 +473,15 @@ void
 writeback_cancel (struct writeback *wb)
 {
   atomic_store (&wb->cancelled, true);
+  writeback_hurry (wb);
+}
+
+void
+writeback_hurry (struct writeback *wb)
+{
+  HOLD_LOCK (&wb->lock);
+
+  pthread_cond_broadcast (&wb->hurry);
 }
 
 void
@@ -793,13 +857,58 @@ seal_damaged (struct writeback *wb, const struct set_entry *entries,
   return *sealed ? 0 : r;
 }
 
+uint64_t
+writeback_left (struct writeback *wb, uint64_t through)
+{
+  HOLD_LOCK (&wb->lock);
+  const uint64_t dirty = epoch_queue_dirty_through (&wb->engine->queue,
+                                                    through);
+  uint64_t step;
+
+  if (wb->step_through == 0 || wb->step_bytes == 0)
+    return dirty;
+  step = wb->step_through <= through ? wb->step_dirty_bytes : dirty;
+  step *= MIN (1.0, (double) atomic_load (&wb->step_done) / wb->step_bytes);
+  return dirty - MIN (dirty, step);
+}
+
+/* What is written from here on counts as progress. */
+static void
+begin_step (struct writeback *wb, uint64_t through,
+            const struct set_entry *entries, uint64_t count,
+            const struct plan *plan)
+{
+  HOLD_LOCK (&wb->lock);
+
+  wb->step_through = through;
+  wb->step_dirty_bytes = wb->step_bytes = 0;
+  for (uint64_t i = 0; i < count; i++)
+    wb->step_dirty_bytes += entries[i].dirty_bytes;
+  for (uint64_t i = 0; i < plan->extent_count; i++)
+    wb->step_bytes += plan->extents[i].range.length;
+  atomic_store (&wb->step_done, 0);
+  for (uint64_t i = 0; i < wb->flushed && i < plan->job_count; i++)
+    atomic_fetch_add (&wb->step_done, job_bytes (&plan->jobs[i]));
+}
+
+/* CLEAN: its records are. */
+static void
+end_step (struct writeback *wb, bool clean)
+{
+  HOLD_LOCK (&wb->lock);
+
+  if (clean)
+    epoch_queue_drop (&wb->engine->queue, wb->step_through);
+  wb->step_through = 0;
+}
+
 int
 writeback_step (struct writeback *wb, uint64_t limit, bool *worked)
 {
   struct engine *engine = wb->engine;
   CLEANUP_FREE struct set_entry *entries = NULL;
   __attribute__ ((cleanup (plan_free))) struct plan plan = { 0 };
-  uint64_t count, through, bytes = 0;
+  uint64_t count, through;
   int r;
 
   *worked = false;
@@ -827,28 +936,22 @@ writeback_step (struct writeback *wb, uint64_t limit, bool *worked)
     return r;
   if (MUTATION (T7_CLEAN_BEFORE_FLUSH))
     control_advance (&engine->superblock, 0, through);
+  begin_step (wb, through, entries, count, &plan);
   r = write_portions (wb, &plan, worked);
-  if (r < 0)
-    return r;
   /* The records that say "lost" must be durable before what they replace
    * counts as clean, and so must be what overwrote a record that nobody can
    * read any more. */
-  if (atomic_load (&wb->flush_log)) {
+  if (r == 0 && atomic_load (&wb->flush_log))
     r = engine_flush (engine);
-    if (r < 0)
-      return r;
-  }
   /* After: it is clean, and may be evicted. */
-  r = control_advance (&engine->superblock, 0, through);
+  if (r == 0)
+    r = control_advance (&engine->superblock, 0, through);
+  end_step (wb, r == 0);
   if (r < 0)
     return r;
-  epoch_queue_drop (&engine->queue, through);
   wb->begun = 0;
   *worked = true;
-
-  for (uint64_t i = 0; i < plan.extent_count; i++)
-    bytes += plan.extents[i].range.length;
-  stats_add (engine->stats, STAT_writeback_bytes, bytes);
+  stats_add (engine->stats, STAT_writeback_bytes, wb->step_bytes);
   stats_add (engine->stats, STAT_writeback_records, plan.record_count);
   stats_add (engine->stats, STAT_writeback_epochs, 1);
   return 0;

@@ -33,6 +33,15 @@ extern void writeback_free (struct writeback *writeback);
 extern int writeback_step (struct writeback *writeback, uint64_t through,
                            bool *worked);
 
+/* What of epochs up to THROUGH, in bytes, is still to be written back.  What the
+ * step under way has written counts as done. */
+extern uint64_t writeback_left (struct writeback *writeback,
+                                uint64_t through);
+
+/* It may be urgent from now on (engine->is_urgent): look whether there still is
+ * a reason to wait for the rate. */
+extern void writeback_hurry (struct writeback *writeback);
+
 /* Make a step under way, and all that follow, end soon with -ECANCELED: as
  * soon as the requests that are with the backing store now have come back.
  * Until writeback_resume. */
