@@ -103,17 +103,23 @@ pause_ms (uint64_t ms)
 int
 lifecycle_drain (uint64_t until_ms)
 {
+  struct cache_drain drain;
+  bool begun = false;           /* once: what comes later is not waited for */
   unsigned failures = 0;
 
   for (;;) {
     uint64_t now = now_ms ();
     uint64_t left_ms = until_ms > now ? until_ms - now : 0;
-    int r = cache_drain (cache, MIN (left_ms, (uint64_t) PROGRESS_MS));
+    int r = begun ? 0 : cache_begin_drain (cache, &drain);
 
+    begun = r == 0;
+    if (r == 0)
+      r = cache_await_drain (cache, &drain,
+                             MIN (left_ms, (uint64_t) PROGRESS_MS));
     now = now_ms ();
     if (r == -ETIMEDOUT && now < until_ms)
       report (REPORT_WARNING, "writing back: %" PRIu64 " bytes to go, "
-              "%" PRIu64 " s left to do it", lifecycle_dirty_bytes (),
+              "%" PRIu64 " s left to do it", cache_drain_left (cache, &drain),
               (until_ms - now) / 1000);
     else if (r < 0 && r != -ETIMEDOUT && r != -ESHUTDOWN &&
              ++failures < DRAIN_TRIES && now + RETRY_MS < until_ms)
