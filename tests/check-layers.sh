@@ -21,7 +21,7 @@ filter=$top/filter
 lowest="base/* engine/format engine/backend engine/latency engine/settings engine/stats engine/status_list"
 media="$lowest pmem/pmem engine/twin engine/superblock engine/segment"
 log="$media engine/epoch_queue engine/log engine/log_reader"
-service="$log engine/index engine/lost engine/rate engine/rcu engine/record_io engine/flush engine/engine (engine/cache)"
+service="$log engine/index engine/lost engine/rate engine/streams engine/flights engine/ghost engine/rcu engine/record_io engine/flush engine/engine (engine/cache)"
 
 layers="
 base/*                  base/*
@@ -40,6 +40,9 @@ engine/extent_tree      base/* engine/index
 engine/index            base/* engine/extent_tree
 engine/epoch_queue      $media (engine/index)
 engine/lost             base/*
+engine/streams          base/*
+engine/flights          base/*
+engine/ghost            base/*
 engine/rcu              base/*
 engine/rate_limit       base/*
 engine/schedule         base/* engine/settings

@@ -482,6 +482,8 @@ init_parts (struct engine *engine)
   pthread_mutex_init (&engine->superblock.control_lock, NULL);
   epoch_queue_init (&engine->queue);
   lost_init (&engine->lost);
+  streams_init (&engine->streams);
+  flights_init (&engine->flights);
   rate_init (&engine->writeback_rate, now_ms ());
 }
 
@@ -491,6 +493,9 @@ close_parts (struct engine *engine)
   log_free (engine->log);
   epoch_queue_destroy (&engine->queue);
   lost_destroy (&engine->lost);
+  streams_destroy (&engine->streams);
+  flights_destroy (&engine->flights);
+  ghost_destroy (&engine->ghost);
   rate_destroy (&engine->writeback_rate);
   segment_table_close (&engine->segments);
   index_free (engine->index);
@@ -520,6 +525,9 @@ load_parts (struct cache *cache, struct recovery_result *found)
   if (engine->stats == NULL || engine->index == NULL)
     return -ENOMEM;
   superblock_count_errors (&engine->superblock, engine->stats);
+  r = ghost_init (&engine->ghost, engine->superblock.geometry.device_size);
+  if (r < 0)
+    return r;
   r = segment_table_open (&engine->segments, &engine->superblock,
                           engine->pmem, engine->stats);
   if (r < 0)

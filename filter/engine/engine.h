@@ -15,6 +15,8 @@
 #include "engine/backend.h"
 #include "engine/cache.h"
 #include "engine/epoch_queue.h"
+#include "engine/flights.h"
+#include "engine/ghost.h"
 #include "engine/index.h"
 #include "engine/log.h"
 #include "engine/log_reader.h"
@@ -23,6 +25,7 @@
 #include "engine/segment.h"
 #include "engine/settings.h"
 #include "engine/stats.h"
+#include "engine/streams.h"
 #include "engine/superblock.h"
 #include "pmem/pmem.h"
 
@@ -39,6 +42,9 @@ struct engine {
   struct stats *stats;
   struct backend *backend;      /* NULL: none attached */
   struct lost_ranges lost;
+  struct streams streams;       /* of reads */
+  struct flights flights;
+  struct ghost ghost;
   struct rate writeback_rate;   /* bytes sent to the backing store */
 
   /* Wait until a segment may have become free since TICKET was taken.

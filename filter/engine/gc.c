@@ -101,6 +101,7 @@ relocate (struct eviction *ev, const struct piece *piece)
   if (r == 0) {
     ev->relocated_bytes += range.length;
     stats_add (engine->stats, STAT_relocated_records, count);
+    stats_add (engine->stats, STAT_relocated_bytes, range.length);
   }
 }
 
@@ -197,7 +198,8 @@ evict_record (struct eviction *ev, const struct record *record)
 
   record_to_extent (record, &extent);
   index_lock (engine->index, record->range);
-  if (record->kind == RECORD_DATA)
+  if (record->kind == RECORD_DATA
+      && setting_get (&engine->settings, SETTING_eviction) != EVICTION_FIFO)
     hits = find_pieces_locked (ev, &extent, true);
   removed = 0;
   if (hits == 0)

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/arith.h"
 #include "base/parse.h"
 #include "engine/settings.h"
 
@@ -35,6 +36,9 @@ setting_type (enum setting which)
 bool
 setting_allows (enum setting which, uint64_t value)
 {
+  if (about[which].type == SETTING_UNIT
+      && (value == 0 || !is_power_of_2 (value)))
+    return value == 0;
   return value >= about[which].least && value <= about[which].most;
 }
 
@@ -106,6 +110,7 @@ setting_parse (enum setting which, const char *text, uint64_t *value)
     is_one = parse_number (text, about[which].most, &parsed);
     break;
   case SETTING_SIZE:
+  case SETTING_UNIT:
     is_one = parse_size (text, &parsed);
     break;
   case SETTING_TIME:
@@ -131,6 +136,7 @@ setting_format (enum setting which, uint64_t value, char buf[static 32])
   switch (about[which].type) {
   case SETTING_NUMBER:
   case SETTING_SIZE:
+  case SETTING_UNIT:
     snprintf (buf, 32, "%" PRIu64, value);
     break;
   case SETTING_TIME:

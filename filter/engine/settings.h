@@ -24,9 +24,17 @@ enum writeback_order {
   WRITEBACK_BATCH,              /* all closed epochs at once */
 };
 
+enum eviction_policy {
+  EVICTION_CLOCK,               /* what was hit gets a second chance */
+  EVICTION_FIFO,                /* nothing does */
+  EVICTION_GHOST,               /* as clock, and a full cache only takes in what
+                                 * was missed before */
+};
+
 enum setting_type {
   SETTING_NUMBER,
   SETTING_SIZE,
+  SETTING_UNIT,                 /* 0, or a size that is a power of two */
   SETTING_TIME,
   SETTING_CHOICE,               /* its words stand for the limits' text */
 };
@@ -57,7 +65,13 @@ enum setting_type {
   X (dirty_low, "dirty-low", NUMBER, 0, 100, 60,                        \
      "a whole number from 0 to 100")                                    \
   X (space_timeout, "space-timeout", TIME, 0, HOURS_24_MS, 30000,       \
-     "a time from 0 to 24 hours, such as 30, 0.5, 250ms, 30s or 10m")
+     "a time from 0 to 24 hours, such as 30, 0.5, 250ms, 30s or 10m")    \
+  X (eviction, "eviction", CHOICE, 0, 2, EVICTION_CLOCK,                 \
+     "clock|fifo|ghost")                                                \
+  X (sequential_cutoff, "sequential-cutoff", SIZE, 0, INT64_MAX,        \
+     UINT64_C (4) << 20, "a size such as 4M, or 0")                     \
+  X (fill_size, "fill-size", UNIT, 4096, 1 << 20, 0,                    \
+     "0, or a power of two from 4k to 1M")
 
 enum setting {
 #define X(name, ...) SETTING_##name,

@@ -75,6 +75,16 @@
   X (COUNTER, fills_skipped, COUNT,                                     \
      "records not cached because no free segment was at hand")          \
                                                                         \
+  X (COUNTER, bypassed_bytes, BYTES,                                    \
+     "bytes not cached, as they were read in sequence (sequential-cutoff)") \
+  X (COUNTER, ghost_hit_bytes, BYTES,                                   \
+     "bytes that a full cache took in, as they had been missed before (eviction=ghost)") \
+  X (COUNTER, ghost_miss_bytes, BYTES,                                  \
+     "bytes that it did not, as they had not")                          \
+  X (COUNTER, surrounding_bytes, BYTES,                                 \
+     "bytes read from the backing store around misses (fill-size)")     \
+  X (COUNTER, surrounding_waits, COUNT,                                 \
+     "misses that waited for another's read around them")               \
   X (SECTION, dirty, COUNT, "Dirty data and write-back")                \
   X (GAUGE, dirty_bytes, BYTES,                                         \
      "bytes not yet written back; zeros and trims, and bytes overwritten " \
@@ -171,6 +181,7 @@
      "pieces of records that left the cache by eviction")               \
   X (COUNTER, relocated_records, COUNT,                                 \
      "records kept at an eviction because they had been hit")           \
+  X (COUNTER, relocated_bytes, BYTES, "bytes of them")                  \
   X (COUNTER, sets_written, COUNT, "record sets stored")                \
   X (COUNTER, segments_opened, COUNT, "segments put in use")            \
   X (GAUGE, index_bytes, BYTES, "memory that the index takes")          \

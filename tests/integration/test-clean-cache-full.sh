@@ -17,7 +17,8 @@ for kind in file pmem; do
   # When nbdkit stops, some versions of that filter fail all requests.
   start $kind --filter=delay file disk.img delay-read=5ms \
         pmem="$cache" pmem-size=10M pcache-segment-size=1M \
-        pcache-writeback-delay=10m pcache-on-exit=keep
+        pcache-writeback-delay=10m pcache-on-exit=keep \
+        pcache-sequential-cutoff=0
   SLOW=$slow python - "$(uri $kind)" <<'END'
 import nbd, os, sys, time
 

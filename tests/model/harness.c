@@ -46,6 +46,19 @@ rng_length (struct rng *rng, uint64_t low, uint64_t high)
   return MAX (low, MIN (n, high));
 }
 
+void
+choose_admission (struct cache_options *options, uint64_t seed)
+{
+  struct rng rng = { seed };
+
+  options->setting[SETTING_eviction] = rng_between (&rng, EVICTION_CLOCK,
+                                                    EVICTION_GHOST);
+  options->setting[SETTING_fill_size] = rng_one_in (&rng, 2) ? 0
+    : 4 * KIB << rng_below (&rng, 9);
+  options->setting[SETTING_sequential_cutoff] = rng_one_in (&rng, 2) ? 0
+    : rng_length (&rng, 1, 4 * MIB);
+}
+
 static uint64_t
 word_of (uint64_t index, uint64_t base)
 {

@@ -18,6 +18,7 @@
 #include <stdint.h>
 
 #include "base/arith.h"
+#include "engine/cache.h"
 
 #define KIB UINT64_C (1024)
 #define MIB (KIB * 1024)
@@ -64,6 +65,10 @@ rng_one_in (struct rng *rng, uint64_t n)
 
 /* Low .. high; each power of two is as likely as the next. */
 extern uint64_t rng_length (struct rng *rng, uint64_t low, uint64_t high);
+
+/* What is cached and what stays, from numbers of its own, so that old seeds give
+ * the same histories. */
+extern void choose_admission (struct cache_options *options, uint64_t seed);
 
 /* What write ID stores at RANGE of the disk: each byte is a function of ID and
  * of its place on the disk, so a byte tells where it belongs. */

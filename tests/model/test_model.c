@@ -708,6 +708,7 @@ open_cache (struct world *w)
   o->seed = w->seed + 1;
   o->format = w->restarts > 0 && rng_one_in (rng, 2) ? CACHE_FORMAT_NEVER
     : CACHE_FORMAT_AUTO;
+  choose_admission (o, w->seed + w->restarts);
   w->step_one_in = 1u << rng_below (rng, 14);
   w->largest = 1u << rng_between (rng, 9, 16);
   /* Where flushes are rare, sets are closed because they are full. */

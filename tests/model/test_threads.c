@@ -300,6 +300,7 @@ open_cache (struct world *w)
   o->writeback_threads = rng_between (rng, 1, 6);
   o->heads = rng_between (rng, 0, 4);
   o->regions = 1u << rng_below (rng, 9);
+  choose_admission (o, rng_next (rng));
   r = cache_open (o, memory_pmem_open (w->device), &w->cache);
   REQUIRE (r == 0, "open gives %d (%s)", r, strerror (-r));
 }

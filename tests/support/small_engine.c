@@ -89,6 +89,9 @@ close_parts (struct small_engine *small)
   engine->log = NULL;
   epoch_queue_destroy (&engine->queue);
   lost_destroy (&engine->lost);
+  ghost_destroy (&engine->ghost);
+  streams_destroy (&engine->streams);
+  flights_destroy (&engine->flights);
   rate_destroy (&engine->writeback_rate);
   segment_table_close (&engine->segments);
   index_free (engine->index);
@@ -141,8 +144,10 @@ open_parts (struct small_engine *small)
   engine->stats = stats_new ();
   engine->index = index_new (4);
   assert_true (engine->stats && engine->index);
-  r = segment_table_open (&engine->segments, &engine->superblock,
-                          engine->pmem, engine->stats);
+  r = ghost_init (&engine->ghost, engine->superblock.geometry.device_size);
+  if (r == 0)
+    r = segment_table_open (&engine->segments, &engine->superblock,
+                            engine->pmem, engine->stats);
   if (r == 0)
     r = engine_recover (engine, &found);
   if (r < 0)
@@ -182,6 +187,8 @@ small_engine_try_open (struct small_engine *small)
   setting_put (&engine->settings, SETTING_gc_percent, CACHE_DEFAULT_GC_PERCENT);
   epoch_queue_init (&engine->queue);
   lost_init (&engine->lost);
+  streams_init (&engine->streams);
+  flights_init (&engine->flights);
   rate_init (&engine->writeback_rate, now_ms ());
   r = open_parts (small);
   if (r < 0)

@@ -215,6 +215,7 @@ static void
 a_full_cache_does_not_keep_a_read_from_the_disk (void **state)
 {
   (void) state;
+  setting_put (&small->engine.settings, SETTING_sequential_cutoff, 0);
   for (uint64_t at = 0; at + 262144 <= 40 * MIB; at += 262144)
     expect (small, at, 262144, 1);
   assert_true (counted (small, STAT_fills_skipped) > 0);

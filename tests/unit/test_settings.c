@@ -80,6 +80,26 @@ limits_are_kept (void **state)
 }
 
 static void
+a_unit_is_a_power_of_two_or_nothing (void **state)
+{
+  static const char *const wrong[] = {
+    "1", "2048", "4095", "4097", "12k", "2M", "9223372036854775808", "-4k",
+  };
+  uint64_t value = 17;
+
+  (void) state;
+  for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++)
+    assert_false (setting_parse (SETTING_fill_size, wrong[i], &value));
+  assert_int_equal (value, 17);
+  assert_true (setting_parse (SETTING_fill_size, "0", &value));
+  assert_int_equal (value, 0);
+  assert_true (setting_parse (SETTING_fill_size, "4k", &value));
+  assert_int_equal (value, 4096);
+  assert_true (setting_parse (SETTING_fill_size, "1M", &value));
+  assert_int_equal (value, 1 << 20);
+}
+
+static void
 a_choice_is_one_of_its_words (void **state)
 {
   static const char *const wrong[] = {
@@ -106,6 +126,7 @@ main (void)
     cmocka_unit_test (each_name_is_found),
     cmocka_unit_test (what_is_shown_is_taken),
     cmocka_unit_test (limits_are_kept),
+    cmocka_unit_test (a_unit_is_a_power_of_two_or_nothing),
     cmocka_unit_test (a_choice_is_one_of_its_words),
   };
 
