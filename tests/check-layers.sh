@@ -54,7 +54,8 @@ engine/record_io        $log engine/index engine/rate engine/engine (engine/cach
 engine/flush            $log engine/index engine/lost engine/record_io engine/rate engine/engine (engine/cache)
 engine/read             $service
 engine/write            $service
-engine/recovery         $service
+engine/replay           $service
+engine/recovery         $service engine/replay
 engine/writeback        $service engine/rate_limit
 engine/gc               $service
 engine/layout           $service pmem/device

@@ -2,10 +2,8 @@
 
 /* recovery: from what lies on the device to an index.
  *
- * Reads every set of every segment in use, decides about torn ends and damage,
- * replays the records into the index in the order of their sequence
- * numbers, seals what a crash left open and fills the epoch queue with what
- * is still to be written back.
+ * What counts, replay.h decides; this writes it down: it seals what a crash left
+ * open, makes durable what is built on, and puts every segment on its list.
  *
  * Opening twice, or crashing while opening, changes nothing: all that is
  * written here are segment headers that say what was found. */
