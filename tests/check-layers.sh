@@ -62,7 +62,7 @@ engine/layout           $service pmem/device
 engine/engine           $service
 engine/cache            base/* pmem/pmem engine/*
 control/*               base/* engine/cache engine/latency engine/settings engine/stats engine/status_list control/*
-tool/*                  base/* pmem/pmem pmem/device engine/* control/* tool/*
+tool/*                  base/* pmem/pmem pmem/device pmem/overlay engine/* control/* tool/*
 "
 
 # Headers that only one layer may know: that of the slow store's host, and

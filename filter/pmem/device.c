@@ -118,13 +118,13 @@ open_for_writing (const char *path, const struct stat *st)
 
 /* The lock belongs to the open file, not to the process: forked children
  * hold it as well, and it ends when the last of them closes.  Sets *LOCKED to
- * what it is that was locked. */
+ * what it is that was locked.  HOW: LOCK_EX, or LOCK_SH to look only. */
 static int
-lock_device (const char *path, int fd, struct stat *locked)
+lock_device (const char *path, int fd, int how, struct stat *locked)
 {
   struct stat named;
 
-  if (!MUTATION (T18_NO_LOCK) && flock (fd, LOCK_EX | LOCK_NB) == -1) {
+  if (!MUTATION (T18_NO_LOCK) && flock (fd, how | LOCK_NB) == -1) {
     int err = errno;
 
     if (err == EWOULDBLOCK)
@@ -191,7 +191,7 @@ create_file (const char *path, uint64_t size, struct stat *st)
             " (a symbolic link to nothing, or it appeared just now)");
     return -err;
   }
-  r = lock_device (path, fd, st);
+  r = lock_device (path, fd, LOCK_EX, st);
   if (r < 0) {
     /* Not removed: it is already someone else's. */
     close (fd);
@@ -340,7 +340,7 @@ device_open (const struct device_options *options, struct pmem **pmem)
     fd = open_for_writing (path, &st);
     if (fd < 0)
       return fd;
-    r = lock_device (path, fd, &st);
+    r = lock_device (path, fd, LOCK_EX, &st);
     if (r == 0)
       r = check_type (path, &st);
     if (r == 0 && S_ISREG (st.st_mode))
@@ -370,6 +370,80 @@ device_open (const struct device_options *options, struct pmem **pmem)
   if (r == 0)
     fd = -1;                    /* the pmem's now */
   return r;
+}
+
+/* Of a DAX device; its file has no size. */
+static int
+dax_device_size (dev_t rdev, uint64_t *size)
+{
+  char path[64];
+  unsigned long long bytes;
+  FILE *file;
+  int n;
+
+  snprintf (path, sizeof path, "/sys/dev/char/%u:%u/size", major (rdev),
+            minor (rdev));
+  file = fopen (path, "r");
+  if (file == NULL)
+    return -errno;
+  n = fscanf (file, "%llu", &bytes);
+  fclose (file);
+  *size = bytes;
+  return n == 1 ? 0 : -EIO;
+}
+
+static int
+size_to_read (int fd, const struct stat *st, uint64_t *size)
+{
+  off_t end;
+
+  if (S_ISCHR (st->st_mode))
+    return dax_device_size (st->st_rdev, size);
+  end = lseek (fd, 0, SEEK_END);
+  if (end == -1)
+    return -errno;
+  *size = end;
+  return end > 0 ? 0 : -ENODATA;
+}
+
+int
+device_open_read_only (const char *path, struct pmem **pmem)
+{
+  CLEANUP_CLOSE int fd = -1;
+  struct stat st;
+  uint64_t size = 0;
+  int r;
+
+  if (stat (path, &st) == -1) {
+    r = -errno;
+    report (REPORT_ERROR, "%s: cannot be looked up: %s", path, strerror (-r));
+    return r;
+  }
+  r = check_type (path, &st);
+  if (r < 0)
+    return r;
+  fd = open (path, O_RDONLY | O_CLOEXEC);
+  if (fd == -1) {
+    r = -errno;
+    report (REPORT_ERROR, "%s: cannot be opened: %s", path, strerror (-r));
+    return r;
+  }
+  r = lock_device (path, fd, LOCK_SH, &st);
+  if (r == 0)
+    r = check_type (path, &st);
+  if (r < 0)
+    return r;
+  r = size_to_read (fd, &st, &size);
+  if (r == 0)
+    /* Also of persistent memory: to read, any mapping will do. */
+    r = pmem_file_open (fd, path, "read only", size, pmem);
+  if (r < 0) {
+    report (REPORT_ERROR, "%s: cannot be read: %s", path,
+            r == -ENODATA ? "it is empty" : strerror (-r));
+    return r;
+  }
+  fd = -1;                      /* the pmem's now */
+  return 0;
 }
 
 /* The first byte that is not zero, or LENGTH. */

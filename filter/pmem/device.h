@@ -41,6 +41,11 @@ struct device_options {
 extern int device_open (const struct device_options *options,
                         struct pmem **pmem);
 
+/* To look only: the device can be a read-only file, stores to the pmem fail, and
+ * the lock keeps out who would write, not others who look.  0, or -errno after
+ * the reason was reported. */
+extern int device_open_read_only (const char *path, struct pmem **pmem);
+
 /* Set *OFFSET to the first byte that is not zero, or to the size when
  * there is none.  Holes of sparse files are not read.  0 or -errno; after
  * -EIO, *OFFSET is near where the device could not be read. */

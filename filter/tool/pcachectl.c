@@ -13,8 +13,13 @@
 #include <string.h>
 
 #include "tool/command.h"
+#include "tool/offline.h"
 
 static const struct command *const commands[] = {
+  &inspect_command,
+  &check_command,
+  &map_command,
+  &writeback_command,
   NULL
 };
 
