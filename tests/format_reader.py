@@ -4,6 +4,9 @@
 """A second reader of the cache device, written from docs/FORMAT.md alone.
 
   format_reader.py info DEVICE             what the metadata says
+  format_reader.py json DEVICE             the same as pcachectl inspect --json
+                                           --records, as far as the page goes;
+                                           always as with --rescue
   format_reader.py map DEVICE              what is in the cache: one line
                                            "offset length kind" per run; kind
                                            is data, zero, lost or hole
@@ -25,6 +28,7 @@ import bisect
 import ctypes
 import ctypes.util
 import heapq
+import json
 import mmap
 import struct
 import sys
@@ -136,6 +140,7 @@ class Cache:
     def __init__(self, device, rescue=False, log=lambda text: None):
         self.device = device
         self.rescue = rescue
+        self.needs_rescue = False
         self.log = log
         self.damage = []
         self.read_superblock()
@@ -341,7 +346,9 @@ class Cache:
         self.damage.append((segment.id, what))
         self.log('segment %d is damaged: %s' % (segment.id, what))
         clean = epoch is not None and epoch <= self.written_back
-        if (not clean or self.lost) and not self.rescue:        # [X2]
+        if not clean or self.lost:                              # [X2]
+            self.needs_rescue = True
+        if self.needs_rescue and not self.rescue:
             raise Refused('segment %d: %s; dirty data may be hidden'
                           % (segment.id, what))
         if clean:                                               # [X1]
@@ -483,6 +490,87 @@ class Cache:
         return errors
 
 
+def printable(data):
+    return ''.join(chr(b) if 0x20 <= b < 0x7f and b != 0x25 else '%%%02X' % b
+                   for b in data)
+
+
+def is_dirty(cache, a_set, record):                             # [P1]
+    return not record.clean and a_set.epoch > cache.written_back
+
+
+def record_as_json(cache, segment, a_set, r):
+    result = {'segment': segment.id, 'set': a_set.ordinal,
+              'epoch': a_set.epoch, 'sequence': r.sequence,
+              'offset': r.start, 'length': r.length,
+              'kind': {DATA: 'data', ZERO: 'zero', TRIM: 'trim',
+                       LOST: 'lost'}[r.kind],
+              'dirty': is_dirty(cache, a_set, r)}
+    if r.kind == DATA:
+        result['place'] = r.at
+        if r.has_checksum:
+            result['checksum'] = '%016x' % r.checksum
+    return result
+
+
+def segment_as_json(cache, s):
+    if not s.valid:
+        return {'id': s.id, 'state': 'damaged'}
+    result = {'id': s.id, 'generation': s.generation,
+              'state': {FREE: 'free', OPEN: 'open', SEALED: 'sealed'}[s.state]}
+    if s.state != FREE:
+        records = [(k, r) for k in s.kept for r in k.records]
+        result.update({
+            'unordered': s.unordered,
+            'damaged': any(d[0] == s.id for d in cache.damage),
+            'sets': len(s.kept), 'records': len(records),
+            'dirty_records': sum(is_dirty(cache, *x) for x in records)})
+    return result
+
+
+def as_json(cache):
+    """What pcachectl inspect --json --records has to say, too."""
+    foreign = cache.superblock.verdict[0] == 'not ours'
+    records = [record_as_json(cache, s, k, r) for s in cache.segments
+               for k in s.kept for r in k.records]
+    epochs = {}
+    for r in records:
+        if r['dirty']:
+            e = epochs.setdefault(r['epoch'], {
+                'epoch': r['epoch'], 'records': 0, 'dirty_bytes': 0})
+            e['records'] += 1
+            e['dirty_bytes'] += r['length']
+    superblock = {
+        'version': 1, 'uuid': cache.uuid.hex(), 'compat': cache.compat,
+        'ro_compat': cache.ro_compat, 'incompat': cache.incompat,
+        'device_size': cache.device_size, 'segment_size': cache.segment_size,
+        'segment_count': cache.segment_count,
+        'segment_capacity': cache.capacity,
+        'first_segment_at': cache.first_segment, 'bound': cache.bound,
+        'update': cache.superblock.sequence,
+        'copies': cache.superblock.verdict}
+    if cache.bound:
+        superblock.update({
+            'backing_size': cache.backing_size,
+            'export': printable(cache.export),
+            'backing_id': printable(cache.backing_id)})
+    return {
+        'opens': 'rescue' if cache.needs_rescue or foreign else 'yes',
+        'superblock': superblock,
+        'control': {
+            'tail': cache.tail_on_media, 'written_back': cache.written_back,
+            'gc_percent': (cache.gc_percent if cache.gc_percent <= 90
+                           else None),
+            'lost': cache.lost, 'update': cache.control.sequence,
+            'copies': cache.control.verdict},
+        'tail': cache.tail, 'replayed': cache.replayed,
+        'dropped': cache.dropped,
+        'dirty_bytes': sum(e['dirty_bytes'] for e in epochs.values()),
+        'epochs': [epochs[e] for e in sorted(epochs)],
+        'segments': [segment_as_json(cache, s) for s in cache.segments],
+        'records': records}
+
+
 def show_info(cache):
     def text(data):
         return data.decode(errors='replace')
@@ -521,7 +609,7 @@ def main():
     parser = argparse.ArgumentParser(
         description='Read a pcache cache device as docs/FORMAT.md says.')
     parser.add_argument('--rescue', action='store_true')
-    parser.add_argument('command', choices=('info', 'map', 'image'))
+    parser.add_argument('command', choices=('info', 'json', 'map', 'image'))
     parser.add_argument('device')
     parser.add_argument('files', nargs='*', metavar='BACKING OUT')
     args = parser.parse_args()
@@ -531,13 +619,15 @@ def main():
     with open(args.device, 'rb') as f:
         device = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
     try:
-        cache = Cache(device, args.rescue,
+        cache = Cache(device, args.rescue or args.command == 'json',
                       lambda text: print(text, file=sys.stderr))
     except Refused as e:
         print('%s: %s' % (args.device, e), file=sys.stderr)
         return 1
     if args.command == 'info':
         show_info(cache)
+    elif args.command == 'json':
+        json.dump(as_json(cache), sys.stdout, indent=1)
     elif args.command == 'map':
         for run in cache.map():
             print('%d %d %s' % run)

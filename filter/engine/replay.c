@@ -260,8 +260,8 @@ refuse_or_go_on (struct replay *rec, const struct finding *f)
   rec->needs_rescue = true;
   if (engine->options.rescue) {
     report (REPORT_WARNING, "segment %" PRIu32 ": the damage may hide data "
-            "that was not written back; going on without it, as "
-            "pcache-damaged=rescue asks", f->segment->id);
+            "that was not written back; what is left is used without it",
+            f->segment->id);
     return 0;
   }
   report (REPORT_ERROR, "segment %" PRIu32 ": the damage may hide data that "
@@ -315,7 +315,7 @@ survey (struct replay *rec)
             twin_verdict_name (segment->twin.verdict[0]),
             segment->twin.at[1],
             twin_verdict_name (segment->twin.verdict[1]),
-            rec->engine->options.rescue ? "going on without it"
+            rec->engine->options.rescue ? "the rest is used without it"
             : "cache not opened: pcache-damaged=rescue serves what is left");
     if (!rec->engine->options.rescue)
       error = -EUCLEAN;

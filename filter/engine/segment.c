@@ -339,6 +339,24 @@ segment_repair (struct segment_table *table, struct segment *segment)
     change (table, segment, &same);
 }
 
+int
+segment_rebuild (struct segment_table *table, struct segment *segment,
+                 uint64_t generation)
+{
+  struct segment next = {
+    .id = segment->id, .state = SEGMENT_FREE, .generation = generation,
+    .twin = segment->twin,
+  };
+
+  assert (segment->damaged);
+  /* One copy may be valid, but left behind: the new ones are newer. */
+  for (int place = 0; place < TWIN_PLACES; place++)
+    next.twin.last_tried = MAX (next.twin.last_tried,
+                                segment->twin.place_sequence[place]);
+  /* Crash while the first copy is written: damaged as before.  After: free. */
+  return change (table, segment, &next);
+}
+
 struct segment *
 segment_find_evictable (struct segment_table *table, uint64_t written_back)
 {

@@ -108,6 +108,12 @@ extern void segment_keep (struct segment_table *table, struct segment *segment,
 extern void segment_repair (struct segment_table *table,
                             struct segment *segment);
 
+/* Give a segment whose header is damaged a new one: free, with this generation,
+ * which none of the sets in it has.  0, or -errno: it is damaged as before.  On
+ * no list afterwards. */
+extern int segment_rebuild (struct segment_table *table,
+                            struct segment *segment, uint64_t generation);
+
 /* The first sealed segment, in sealing order, with epoch_max at or below
  * WRITTEN_BACK; NULL if there is none. */
 extern struct segment *segment_find_evictable (struct segment_table *table,

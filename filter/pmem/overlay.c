@@ -25,6 +25,7 @@ struct page {
 struct overlay {
   struct pmem pmem;             /* first */
   struct pmem *below;
+  bool own;                     /* it is closed, too */
   struct page *buckets[BUCKETS];
   uint64_t first, last;         /* page numbers of all; first > last: none */
 };
@@ -166,7 +167,8 @@ overlay_close (struct pmem *pmem)
       o->buckets[i] = page->next;
       free (page);
     }
-  pmem_close (o->below);
+  if (o->own)
+    pmem_close (o->below);
   free (o);
 }
 
@@ -182,7 +184,7 @@ static const struct pmem_ops overlay_ops = {
 };
 
 int
-overlay_open (struct pmem *below, struct pmem **result)
+overlay_open (struct pmem *below, bool own, struct pmem **result)
 {
   struct overlay *o = calloc (1, sizeof *o);
 
@@ -193,6 +195,7 @@ overlay_open (struct pmem *below, struct pmem **result)
     .kind = below->kind,
   };
   o->below = below;
+  o->own = own;
   o->first = UINT64_MAX;
   *result = &o->pmem;
   return 0;
@@ -231,12 +234,4 @@ overlay_next_change (struct pmem *overlay, uint64_t at, uint64_t limit,
   change->start = number * PAGE;
   change->length = MIN (end * PAGE, overlay->size) - change->start;
   return true;
-}
-
-int
-overlay_read_below (struct pmem *overlay, void *to, uint64_t at,
-                    size_t length)
-{
-  assert (overlay->ops == &overlay_ops);
-  return pmem_read (((struct overlay *) overlay)->below, to, at, length);
 }

@@ -14,16 +14,12 @@
 #include "base/arith.h"
 #include "pmem/pmem.h"
 
-/* The overlay owns BELOW from then on.  0 or -ENOMEM. */
-extern int overlay_open (struct pmem *below, struct pmem **overlay);
+/* OWN: closing the overlay closes BELOW.  0 or -ENOMEM. */
+extern int overlay_open (struct pmem *below, bool own, struct pmem **overlay);
 
 /* The first run of pages at or after AT of which a byte differs from what is
  * beneath; false if there is none.  Not longer than LIMIT. */
 extern bool overlay_next_change (struct pmem *overlay, uint64_t at,
                                  uint64_t limit, struct range *change);
-
-/* Read what is beneath. */
-extern int overlay_read_below (struct pmem *overlay, void *to, uint64_t at,
-                               size_t length);
 
 #endif /* PCACHE_OVERLAY_H */

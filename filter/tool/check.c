@@ -7,7 +7,6 @@
 #include <config.h>
 
 #include <errno.h>
-#include <getopt.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,7 +15,6 @@
 #include "base/cleanup.h"
 #include "base/report.h"
 #include "tool/check.h"
-#include "tool/command.h"
 #include "tool/offline.h"
 
 /* A problem was reported as TEXT says; for JSON keep the facts, too. */
@@ -56,9 +54,9 @@ check_twin (struct check_result *result, const struct twin *twin,
 }
 
 static void
-check_header (struct image *image, struct check_result *result, uint32_t id)
+check_header (struct snapshot *snap, struct check_result *result, uint32_t id)
 {
-  const struct segment *segment = &image->engine.segments.segments[id];
+  const struct segment *segment = &snap->engine.segments.segments[id];
   char name[64];
 
   snprintf (name, sizeof name, "header of segment %" PRIu32, id);
@@ -71,9 +69,9 @@ check_header (struct image *image, struct check_result *result, uint32_t id)
 }
 
 static void
-check_metadata (struct image *image, struct check_result *result)
+check_metadata (struct snapshot *snap, struct check_result *result)
 {
-  const struct superblock *sb = &image->engine.superblock;
+  const struct superblock *sb = &snap->engine.superblock;
 
   if (sb->start_is_foreign) {
     report (REPORT_ERROR, "the device starts with something that is not a "
@@ -84,13 +82,13 @@ check_metadata (struct image *image, struct check_result *result)
     check_twin (result, &sb->twin, "superblock");
   check_twin (result, &sb->control_twin, "control block");
   for (uint32_t id = 0; id < sb->geometry.segment_count; id++)
-    check_header (image, result, id);
-  for (uint32_t i = 0; i < image->replay.count; i++) {
-    const struct finding *f = &image->replay.findings[i];
+    check_header (snap, result, id);
+  for (uint32_t i = 0; i < snap->replay.count; i++) {
+    const struct finding *f = &snap->replay.findings[i];
 
     if (f->damaged)             /* replay said which set */
-      json_put_number (note (result, image_hides_dirty (image, f),
-                             image_hides_dirty (image, f)
+      json_put_number (note (result, snapshot_hides_dirty (snap, f),
+                             snapshot_hides_dirty (snap, f)
                              ? "damaged record sets may hide dirty data"
                              : "damaged record sets hide nothing but clean "
                              "data"), "segment", f->segment->id);
@@ -99,11 +97,11 @@ check_metadata (struct image *image, struct check_result *result)
 
 /* Is any of the record still what the cache has of its range? */
 static bool
-is_mapped (struct image *image, const struct record *record)
+is_mapped (struct snapshot *snap, const struct record *record)
 {
   const uint64_t name = record_name (record->kind, record->at,
                                      record->sequence);
-  struct index *index = image->engine.index;
+  struct index *index = snap->engine.index;
   struct index_cursor cursor;
   struct piece piece;
   bool found = false;
@@ -118,12 +116,12 @@ is_mapped (struct image *image, const struct record *record)
 }
 
 static void
-note_bad_data (struct image *image, struct check_result *result,
+note_bad_data (struct snapshot *snap, struct check_result *result,
                uint32_t segment, const struct set *set,
                const struct record *record, const char *why)
 {
-  const bool mapped = is_mapped (image, record);
-  const bool dirty = image_record_is_dirty (image, set, record);
+  const bool mapped = is_mapped (snap, record);
+  const bool dirty = snapshot_record_is_dirty (snap, set, record);
   CLEANUP_FREE char *text = NULL;
   struct json_object *o;
 
@@ -146,7 +144,7 @@ note_bad_data (struct image *image, struct check_result *result,
 }
 
 static void
-check_data (struct image *image, struct check_result *result,
+check_data (struct snapshot *snap, struct check_result *result,
             uint32_t segment, const struct set *set,
             const struct record *record)
 {
@@ -155,56 +153,56 @@ check_data (struct image *image, struct check_result *result,
 
   if (record->kind != RECORD_DATA)
     return;
-  r = pmem_checksum (image->engine.pmem, record->at, record->range.length,
+  r = pmem_checksum (snap->engine.pmem, record->at, record->range.length,
                      &sum);
   result->data_bytes += record->range.length;
   if (!record->has_checksum)
     result->unverified_bytes += record->range.length;
   if (r < 0)
-    note_bad_data (image, result, segment, set, record, "media error");
+    note_bad_data (snap, result, segment, set, record, "media error");
   else if (record->has_checksum && sum != record->checksum)
-    note_bad_data (image, result, segment, set, record, "checksum wrong");
+    note_bad_data (snap, result, segment, set, record, "checksum wrong");
 }
 
 static int
-check_log (struct image *image, struct progress *progress,
+check_log (struct snapshot *snap, struct progress *progress,
            struct check_result *result)
 {
   CLEANUP_FREE struct set *set = malloc (sizeof *set);
 
   if (set == NULL)
     return -ENOMEM;
-  for (uint32_t i = 0; i < image->replay.count; i++) {
-    const struct finding *finding = &image->replay.findings[i];
+  for (uint32_t i = 0; i < snap->replay.count; i++) {
+    const struct finding *finding = &snap->replay.findings[i];
     struct counted_sets sets;
     int r;
 
-    counted_sets_start (&sets, &image->engine.reader, finding);
+    counted_sets_start (&sets, &snap->engine.reader, finding);
     while ((r = counted_sets_next (&sets, set)) > 0) {
       result->sets++;
       result->records += set->count;
       for (uint32_t j = 0; j < set->count; j++)
-        check_data (image, result, finding->segment->id, set,
+        check_data (snap, result, finding->segment->id, set,
                     &set->record[j]);
     }
     if (r < 0)
       return r;
     if (progress)
       progress_show (progress,
-                     (i + 1) * image->engine.superblock.geometry.segment_size);
+                     (i + 1) * snap->engine.superblock.geometry.segment_size);
   }
   return 0;
 }
 
 /* What an earlier start, or write-back, has already given up. */
 static void
-check_lost (struct image *image, struct check_result *result)
+check_lost (struct snapshot *snap, struct check_result *result)
 {
   struct index_cursor cursor;
   struct extent extent;
 
-  image_walk_start (&cursor, image);
-  while (image_walk_next (&cursor, &extent))
+  snapshot_walk_start (&cursor, snap);
+  while (snapshot_walk_next (&cursor, &extent))
     if (extent.kind == EXTENT_LOST) {
       struct json_object *o;
 
@@ -218,16 +216,16 @@ check_lost (struct image *image, struct check_result *result)
 }
 
 int
-check_image (struct image *image, struct progress *progress,
+check_snapshot (struct snapshot *snap, struct progress *progress,
              struct check_result *result)
 {
   int r;
 
   *result = (struct check_result) { .problems = json_list () };
-  check_metadata (image, result);
-  r = check_log (image, progress, result);
+  check_metadata (snap, result);
+  r = check_log (snap, progress, result);
   if (r == 0)
-    check_lost (image, result);
+    check_lost (snap, result);
   return r;
 }
 
@@ -236,128 +234,3 @@ check_free (struct check_result *result)
 {
   json_object_put (result->problems);
 }
-
-/* --- the command ------------------------------------------------------ */
-
-static int
-status_of (const struct check_result *result, uint64_t dirty_bytes)
-{
-  return result->dirty_damaged > 0 ? EXIT_DIRTY_DAMAGED
-    : result->damaged > 0 ? EXIT_DAMAGED
-    : dirty_bytes > 0 ? EXIT_DIRTY : EXIT_SUCCESS;
-}
-
-static const char *
-status_name (int status)
-{
-  switch (status) {
-  case EXIT_SUCCESS: return "clean";
-  case EXIT_DIRTY: return "dirty";
-  case EXIT_DAMAGED: return "damaged";
-  case EXIT_DIRTY_DAMAGED: return "dirty-damaged";
-  case EXIT_NO_CACHE: return "no-cache";
-  }
-  return "failed";
-}
-
-static void
-print_text (const struct check_result *result, int status, uint64_t dirty)
-{
-  char size[SIZE_TEXT];
-
-  printf ("%" PRIu64 " record sets, %" PRIu64 " records, %s of data\n",
-          result->sets, result->records,
-          size_text (size, result->data_bytes));
-  if (result->unverified_bytes > 0)
-    printf ("%s of it have no checksum and could only be read\n",
-            size_text (size, result->unverified_bytes));
-  printf ("dirty: %s\n", size_text (size, dirty));
-  printf ("damage that costs no data: %" PRIu64 "; that costs data: %" PRIu64
-          "\n", result->damaged, result->dirty_damaged);
-  printf ("%s\n", status_name (status));
-}
-
-static void
-print_result (const struct check_result *result, int status, uint64_t dirty)
-{
-  struct json_object *o = json_new ();
-
-  json_put_text (o, "verdict", status_name (status));
-  json_put_number (o, "dirty_bytes", dirty);
-  json_put_number (o, "sets", result->sets);
-  json_put_number (o, "records", result->records);
-  json_put_number (o, "data_bytes", result->data_bytes);
-  json_put_number (o, "unverified_bytes", result->unverified_bytes);
-  json_put_number (o, "damaged", result->damaged);
-  json_put_number (o, "dirty_damaged", result->dirty_damaged);
-  json_put (o, "problems", json_object_get (result->problems));
-  json_put (o, "messages", messages_json ());
-  print_json (o);
-}
-
-static int
-check_opened (struct image *image, bool json)
-{
-  const uint64_t dirty = epoch_queue_dirty_bytes (&image->engine.queue);
-  struct check_result result;
-  struct progress progress;
-  int status, r;
-
-  progress_begin (&progress, "checking", image->replay.count
-                  * image->engine.superblock.geometry.segment_size);
-  r = check_image (image, &progress, &result);
-  progress_end (&progress);
-  status = r < 0 ? EXIT_FAILED : status_of (&result, dirty);
-  if (r < 0)
-    report (REPORT_ERROR, "cannot be read: %s", strerror (-r));
-  else if (json)
-    print_result (&result, status, dirty);
-  else
-    print_text (&result, status, dirty);
-  check_free (&result);
-  return status;
-}
-
-static int
-run (int argc, char *argv[])
-{
-  static const struct option options[] = {
-    { "json", no_argument, NULL, 'j' },
-    { NULL },
-  };
-  enum image_verdict verdict;
-  struct image image;
-  struct pmem *pmem;
-  bool json = false;
-  int c, status;
-
-  while ((c = getopt_long (argc, argv, "", options, NULL)) != -1)
-    switch (c) {
-    case 'j': json = true; break;
-    default: return usage_error ("check: bad option");
-    }
-  if (argc - optind != 1)
-    return usage_error ("check: give one DEVICE");
-  status = offline_open (argv[optind], &pmem, &image, &verdict);
-  if (status != 0)
-    return status;
-  if (verdict != IMAGE_NO_CACHE)
-    status = check_opened (&image, json);
-  else {
-    status = EXIT_NO_CACHE;
-    if (json) {
-      struct json_object *o = json_new ();
-
-      json_put_text (o, "verdict", status_name (status));
-      json_put (o, "messages", messages_json ());
-      print_json (o);
-    }
-  }
-  offline_close (pmem, &image);
-  return status;
-}
-
-const struct command check_command = {
-  "check", "[--json] DEVICE",
-  "verify every checksum; the exit status says clean, dirty or damaged", run,
-};

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 
-/* check: every checksum of an image, and what a failure means. */
+/* check: every checksum of a cache, and what a failure means. */
 
 #ifndef PCACHE_CHECK_H
 #define PCACHE_CHECK_H
 
-#include "tool/image.h"
+#include "tool/snapshot.h"
 #include "tool/progress.h"
 
 struct check_result {
@@ -17,7 +17,7 @@ struct check_result {
 };
 
 /* All of it.  PROGRESS: NULL, or shown.  0 or -errno. */
-extern int check_image (struct image *image, struct progress *progress,
+extern int check_snapshot (struct snapshot *snap, struct progress *progress,
                         struct check_result *result);
 extern void check_free (struct check_result *result);
 

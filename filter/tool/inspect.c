@@ -17,8 +17,8 @@
 #include "tool/offline.h"
 
 struct inspection {
-  struct image *image;
-  enum image_verdict verdict;
+  struct snapshot *snap;
+  enum snapshot_verdict verdict;
   struct segment_use *use;
   struct epoch_use *epochs;
   size_t epoch_count;
@@ -35,21 +35,21 @@ typedef void record_shower (const struct inspection *in, uint32_t segment,
 static int
 show_records (const struct inspection *in, record_shower *show)
 {
-  struct image *image = in->image;
-  const uint32_t total = image->engine.superblock.geometry.segment_count;
+  struct snapshot *snap = in->snap;
+  const uint32_t total = snap->engine.superblock.geometry.segment_count;
   CLEANUP_FREE struct set *set = malloc (sizeof *set);
   bool first = true;
 
   if (set == NULL)
     return -ENOMEM;
   for (uint32_t id = 0; id < total; id++) {
-    const struct finding *finding = image_finding (image, id);
+    const struct finding *finding = snapshot_finding (snap, id);
     struct counted_sets sets;
     int r = 0;
 
     if (finding == NULL)
       continue;
-    counted_sets_start (&sets, &image->engine.reader, finding);
+    counted_sets_start (&sets, &snap->engine.reader, finding);
     while ((r = counted_sets_next (&sets, set)) > 0)
       for (uint32_t i = 0; i < set->count; i++) {
         show (in, id, set, &set->record[i], first);
@@ -72,7 +72,7 @@ record_text (const struct inspection *in, uint32_t segment,
           PRIu64 " %s %s", segment, set->ordinal, set->epoch,
           record->sequence, record->range.start, record->range.length,
           record_kind_name (record->kind),
-          image_record_is_dirty (in->image, set, record) ? "dirty" : "clean");
+          snapshot_record_is_dirty (in->snap, set, record) ? "dirty" : "clean");
   if (record->kind == RECORD_DATA)
     printf (" %" PRIu64, record->at);
   if (record->kind == RECORD_DATA && record->has_checksum)
@@ -94,7 +94,7 @@ record_json (const struct inspection *in, uint32_t segment,
   json_put_number (o, "length", record->range.length);
   json_put_text (o, "kind", record_kind_name (record->kind));
   json_put_bool (o, "dirty",
-                 image_record_is_dirty (in->image, set, record));
+                 snapshot_record_is_dirty (in->snap, set, record));
   if (record->kind == RECORD_DATA) {
     json_put_number (o, "place", record->at);
     if (record->has_checksum) {
@@ -160,11 +160,11 @@ superblock_text (const struct superblock *sb)
 }
 
 static void
-control_text (const struct image *image)
+control_text (const struct snapshot *snap)
 {
-  const struct superblock *sb = &image->engine.superblock;
+  const struct superblock *sb = &snap->engine.superblock;
   const struct control control =
-    control_get (&((struct image *) image)->engine.superblock);
+    control_get (&((struct snapshot *) snap)->engine.superblock);
 
   twin_text ("control block", &sb->control_twin);
   printf ("  tail %" PRIu64 ", written back up to epoch %" PRIu64 "\n",
@@ -180,15 +180,15 @@ control_text (const struct image *image)
 static void
 segments_text (const struct inspection *in)
 {
-  const struct segment_table *table = &in->image->engine.segments;
+  const struct segment_table *table = &in->snap->engine.segments;
   const uint32_t total =
-    in->image->engine.superblock.geometry.segment_count;
+    in->snap->engine.superblock.geometry.segment_count;
 
   puts ("\nsegments\n  id state generation sets records dirty-records "
         "dirty-bytes epoch-max first-sequence last-sequence");
   for (uint32_t id = 0; id < total; id++) {
     const struct segment *s = &table->segments[id];
-    const struct finding *f = image_finding (in->image, id);
+    const struct finding *f = snapshot_finding (in->snap, id);
     const struct segment_use *u = &in->use[id];
 
     printf ("  %" PRIu32 " %s", id, segment_state_name (s));
@@ -207,22 +207,22 @@ segments_text (const struct inspection *in)
 static void
 count_states (const struct inspection *in, uint32_t counts[4])
 {
-  const struct segment_table *table = &in->image->engine.segments;
+  const struct segment_table *table = &in->snap->engine.segments;
 
   for (uint32_t id = 0;
-       id < in->image->engine.superblock.geometry.segment_count; id++)
+       id < in->snap->engine.superblock.geometry.segment_count; id++)
     counts[table->segments[id].damaged ? 0 : table->segments[id].state]++;
 }
 
 static int
 inspect_text (const struct inspection *in)
 {
-  struct replay *replay = &in->image->replay;
+  struct replay *replay = &in->snap->replay;
   uint32_t counts[4] = { 0 };
   char size[SIZE_TEXT];
 
-  superblock_text (&in->image->engine.superblock);
-  control_text (in->image);
+  superblock_text (&in->snap->engine.superblock);
+  control_text (in->snap);
   count_states (in, counts);
   printf ("log\n  segments: %" PRIu32 " free, %" PRIu32 " open, %" PRIu32
           " sealed, %" PRIu32 " with a damaged header\n",
@@ -232,12 +232,12 @@ inspect_text (const struct inspection *in)
           replay->sequence, replay->epoch);
   printf ("  dirty: %s in %zu epochs\n",
           size_text (size, epoch_queue_dirty_bytes
-                     (&in->image->engine.queue)), in->epoch_count);
+                     (&in->snap->engine.queue)), in->epoch_count);
   for (size_t i = 0; i < in->epoch_count; i++)
     printf ("    epoch %" PRIu64 ": %" PRIu64 " records, %s\n",
             in->epochs[i].epoch, in->epochs[i].records,
             size_text (size, in->epochs[i].bytes));
-  if (in->verdict == IMAGE_RESCUE)
+  if (in->verdict == SNAPSHOT_RESCUE)
     puts ("  damaged: nbdkit opens it only with pcache-damaged=rescue");
   if (in->segments)
     segments_text (in);
@@ -306,8 +306,8 @@ control_json (struct superblock *sb)
 static struct json_object *
 segment_json (const struct inspection *in, uint32_t id)
 {
-  const struct segment *s = &in->image->engine.segments.segments[id];
-  const struct finding *f = image_finding (in->image, id);
+  const struct segment *s = &in->snap->engine.segments.segments[id];
+  const struct finding *f = snapshot_finding (in->snap, id);
   const struct segment_use *u = &in->use[id];
   struct json_object *o = json_new ();
 
@@ -335,18 +335,18 @@ segment_json (const struct inspection *in, uint32_t id)
 static int
 inspect_json (const struct inspection *in)
 {
-  struct engine *engine = &in->image->engine;
+  struct engine *engine = &in->snap->engine;
   struct json_object *o = json_new (), *segments = json_list (),
     *epochs = json_list ();
   const char *text;
   int r = 0;
 
-  json_put_text (o, "opens", in->verdict == IMAGE_OK ? "yes" : "rescue");
+  json_put_text (o, "opens", in->verdict == SNAPSHOT_OK ? "yes" : "rescue");
   json_put (o, "superblock", superblock_json (&engine->superblock));
   json_put (o, "control", control_json (&engine->superblock));
-  json_put_number (o, "tail", in->image->replay.tail);
-  json_put_number (o, "last_sequence", in->image->replay.sequence);
-  json_put_number (o, "next_epoch", in->image->replay.epoch);
+  json_put_number (o, "tail", in->snap->replay.tail);
+  json_put_number (o, "last_sequence", in->snap->replay.sequence);
+  json_put_number (o, "next_epoch", in->snap->replay.epoch);
   json_put_number (o, "replayed",
                    stats_get (engine->stats, STAT_replayed_records));
   json_put_number (o, "dropped",
@@ -383,26 +383,26 @@ inspect_json (const struct inspection *in)
 static int
 inspect (const char *device, struct inspection *in, bool json)
 {
-  struct image image;
+  struct snapshot snap;
   struct pmem *pmem;
-  int status = offline_open (device, &pmem, &image, &in->verdict), r;
+  int status = offline_open (device, &pmem, &snap, &in->verdict), r;
 
   if (status != 0)
     return status;
-  if (in->verdict == IMAGE_NO_CACHE) {
-    offline_close (pmem, &image);
+  if (in->verdict == SNAPSHOT_NO_CACHE) {
+    offline_close (pmem, &snap);
     return EXIT_NO_CACHE;
   }
-  in->image = &image;
-  in->use = image_use (&image);
-  r = in->use ? image_epochs (&image, &in->epochs, &in->epoch_count) : -EIO;
+  in->snap = &snap;
+  in->use = snapshot_use (&snap);
+  r = in->use ? snapshot_epochs (&snap, &in->epochs, &in->epoch_count) : -EIO;
   if (r == 0)
     r = json ? inspect_json (in) : inspect_text (in);
   if (r < 0)
     report (REPORT_ERROR, "cannot be read: %s", strerror (-r));
   free (in->use);
   free (in->epochs);
-  offline_close (pmem, &image);
+  offline_close (pmem, &snap);
   return r < 0 ? EXIT_FAILED : EXIT_SUCCESS;
 }
 

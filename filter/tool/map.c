@@ -43,7 +43,7 @@ print_run (const struct run *run, bool json, bool first)
 
 /* Neighbours that say the same are one run. */
 static void
-print_map (struct image *image, bool json)
+print_map (struct snapshot *snap, bool json)
 {
   struct index_cursor cursor;
   struct extent extent;
@@ -52,9 +52,9 @@ print_map (struct image *image, bool json)
 
   if (json)
     putchar ('[');
-  image_walk_start (&cursor, image);
-  while (image_walk_next (&cursor, &extent)) {
-    const bool dirty = image_is_dirty (image, &extent);
+  snapshot_walk_start (&cursor, snap);
+  while (snapshot_walk_next (&cursor, &extent)) {
+    const bool dirty = snapshot_is_dirty (snap, &extent);
 
     if (run.range.length > 0 && range_end (run.range) == extent.range.start
         && run.kind == extent.kind && run.dirty == dirty) {
@@ -74,7 +74,7 @@ print_map (struct image *image, bool json)
 }
 
 static int
-draw (struct image *image, const char *device, const char *path)
+draw (struct snapshot *snap, const char *device, const char *path)
 {
   FILE *file = fopen (path, "w");
   int r;
@@ -83,7 +83,7 @@ draw (struct image *image, const char *device, const char *path)
     fprintf (stderr, "pcachectl: %s: %s\n", path, strerror (errno));
     return EXIT_FAILED;
   }
-  r = picture_write (file, image, device);
+  r = picture_write (file, snap, device);
   if (fclose (file) != 0 && r == 0)
     r = -errno;
   if (r < 0)
@@ -99,8 +99,8 @@ run (int argc, char *argv[])
     { "svg", required_argument, NULL, 's' },
     { NULL },
   };
-  enum image_verdict verdict;
-  struct image image;
+  enum snapshot_verdict verdict;
+  struct snapshot snap;
   struct pmem *pmem;
   const char *svg = NULL;
   bool json = false;
@@ -114,16 +114,16 @@ run (int argc, char *argv[])
     }
   if (argc - optind != 1)
     return usage_error ("map: give one DEVICE");
-  status = offline_open (argv[optind], &pmem, &image, &verdict);
+  status = offline_open (argv[optind], &pmem, &snap, &verdict);
   if (status != 0)
     return status;
-  if (verdict == IMAGE_NO_CACHE)
+  if (verdict == SNAPSHOT_NO_CACHE)
     status = EXIT_NO_CACHE;
   else if (svg)
-    status = draw (&image, argv[optind], svg);
+    status = draw (&snap, argv[optind], svg);
   else
-    print_map (&image, json);
-  offline_close (pmem, &image);
+    print_map (&snap, json);
+  offline_close (pmem, &snap);
   return status;
 }
 

@@ -68,26 +68,26 @@ messages_json (void)
 /* --- the device ------------------------------------------------------- */
 
 int
-offline_open (const char *device, struct pmem **pmem, struct image *image,
-              enum image_verdict *verdict)
+offline_open (const char *device, struct pmem **pmem, struct snapshot *snap,
+              enum snapshot_verdict *verdict)
 {
   int r;
 
   messages_begin (device);
   if (device_open_read_only (device, pmem) < 0)
     return EXIT_FAILED;
-  r = image_read (image, *pmem, verdict);
+  r = snapshot_read (snap, *pmem, verdict);
   if (r == 0)
     return 0;
   report (REPORT_ERROR, "cannot be read: %s", strerror (-r));
-  offline_close (*pmem, image);
+  offline_close (*pmem, snap);
   return EXIT_FAILED;
 }
 
 void
-offline_close (struct pmem *pmem, struct image *image)
+offline_close (struct pmem *pmem, struct snapshot *snap)
 {
-  image_close (image);
+  snapshot_close (snap);
   pmem_close (pmem);
 }
 

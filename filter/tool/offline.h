@@ -13,7 +13,7 @@
 #include "engine/log_reader.h"
 #include "engine/twin.h"
 #include "tool/command.h"
-#include "tool/image.h"
+#include "tool/snapshot.h"
 
 /* Exit statuses of check; the others use those that fit. */
 #define EXIT_DIRTY 3            /* all well; some data is only in the cache */
@@ -31,11 +31,11 @@ extern void messages_begin (const char *device);
 extern struct json_object *messages_json (void);
 
 /* Open DEVICE for reading and look at it.  0; or the exit status, with the reason
- * said.  *PMEM is to be closed after image_close. */
+ * said.  *PMEM is to be closed after snapshot_close. */
 extern int offline_open (const char *device, struct pmem **pmem,
-                         struct image *image, enum image_verdict *verdict);
+                         struct snapshot *snap, enum snapshot_verdict *verdict);
 /* The reverse of a call that returned 0. */
-extern void offline_close (struct pmem *pmem, struct image *image);
+extern void offline_close (struct pmem *pmem, struct snapshot *snap);
 
 extern const char *record_kind_name (enum record_kind kind);
 extern const char *extent_kind_name (enum extent_kind kind);

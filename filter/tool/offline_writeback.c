@@ -57,21 +57,21 @@ open_device (const struct request *request, struct pmem **pmem)
   r = device_open_read_only (request->device, &below);
   if (r < 0)
     return r;
-  r = overlay_open (below, pmem);
+  r = overlay_open (below, true, pmem);
   if (r < 0)
     pmem_close (below);
   return r;
 }
 
 static uint64_t
-lost_bytes (struct image *image)
+lost_bytes (struct snapshot *snap)
 {
   struct index_cursor cursor;
   struct extent extent;
   uint64_t bytes = 0;
 
-  image_walk_start (&cursor, image);
-  while (image_walk_next (&cursor, &extent))
+  snapshot_walk_start (&cursor, snap);
+  while (snapshot_walk_next (&cursor, &extent))
     if (extent.kind == EXTENT_LOST)
       bytes += extent.range.length;
   return bytes;
@@ -82,29 +82,29 @@ static int
 look (const struct request *request, struct pmem *pmem,
       struct forecast *forecast)
 {
-  enum image_verdict verdict;
-  struct image image;
-  int status = 0, r = image_read (&image, pmem, &verdict);
+  enum snapshot_verdict verdict;
+  struct snapshot snap;
+  int status = 0, r = snapshot_read (&snap, pmem, &verdict);
 
-  if (r == 0 && verdict == IMAGE_NO_CACHE)
+  if (r == 0 && verdict == SNAPSHOT_NO_CACHE)
     status = EXIT_NO_CACHE;
-  else if (r == 0 && verdict == IMAGE_RESCUE && !request->rescue) {
+  else if (r == 0 && verdict == SNAPSHOT_RESCUE && !request->rescue) {
     report (REPORT_ERROR, "damage may hide dirty data, so what is found may not "
             "be the newest; nothing was written: --rescue writes what is left");
     status = EXIT_DIRTY_DAMAGED;
   }
   else if (r == 0) {
-    forecast->disk_bytes = image.engine.superblock.bound
-      ? image.engine.superblock.backing_size : 0;
-    forecast->dirty_bytes = epoch_queue_dirty_bytes (&image.engine.queue);
-    forecast->lost_bytes = lost_bytes (&image);
-    r = image_epochs (&image, &forecast->epochs, &forecast->epoch_count);
+    forecast->disk_bytes = snap.engine.superblock.bound
+      ? snap.engine.superblock.backing_size : 0;
+    forecast->dirty_bytes = epoch_queue_dirty_bytes (&snap.engine.queue);
+    forecast->lost_bytes = lost_bytes (&snap);
+    r = snapshot_epochs (&snap, &forecast->epochs, &forecast->epoch_count);
   }
   if (r < 0) {
     report (REPORT_ERROR, "cannot be read: %s", strerror (-r));
     status = EXIT_FAILED;
   }
-  image_close (&image);
+  snapshot_close (&snap);
   return status;
 }
 

@@ -20,6 +20,7 @@ static const struct command *const commands[] = {
   &check_command,
   &map_command,
   &writeback_command,
+  &repair_command,
   NULL
 };
 

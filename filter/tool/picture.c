@@ -142,17 +142,17 @@ draw_legend (FILE *file, double y)
 }
 
 static int
-gather_device (struct image *image, struct squares *s)
+gather_device (struct snapshot *snap, struct squares *s)
 {
-  const struct geometry *g = &image->engine.superblock.geometry;
-  CLEANUP_FREE struct segment_use *use = image_use (image);
+  const struct geometry *g = &snap->engine.superblock.geometry;
+  CLEANUP_FREE struct segment_use *use = snapshot_use (snap);
   int r = use ? squares_make (s, g->segment_count * g->segment_size,
                               g->segment_size) : -EIO;
 
   for (uint32_t id = 0; r == 0 && id < g->segment_count; id++) {
     struct square *square = &s->square[id / (s->bytes / g->segment_size)];
 
-    if (image->engine.segments.segments[id].damaged)
+    if (snap->engine.segments.segments[id].damaged)
       square->part[PART_LOST] += g->segment_size;
     square->part[PART_DIRTY] += use[id].dirty;
     square->part[PART_CLEAN] += use[id].clean;
@@ -163,19 +163,19 @@ gather_device (struct image *image, struct squares *s)
 }
 
 static int
-gather_disk (struct image *image, struct squares *s)
+gather_disk (struct snapshot *snap, struct squares *s)
 {
-  const struct superblock *sb = &image->engine.superblock;
+  const struct superblock *sb = &snap->engine.superblock;
   struct index_cursor cursor;
   struct extent extent;
   int r = squares_make (s, sb->bound ? sb->backing_size : 0, 4096);
 
   if (r < 0)
     return r;
-  image_walk_start (&cursor, image);
-  while (image_walk_next (&cursor, &extent))
+  snapshot_walk_start (&cursor, snap);
+  while (snapshot_walk_next (&cursor, &extent))
     fill_range (s, extent.range, extent.kind == EXTENT_LOST ? PART_LOST
-                : image_is_dirty (image, &extent) ? PART_DIRTY : PART_CLEAN);
+                : snapshot_is_dirty (snap, &extent) ? PART_DIRTY : PART_CLEAN);
   return 0;
 }
 
@@ -208,15 +208,15 @@ rows (const struct squares *s)
 }
 
 int
-picture_write (FILE *file, struct image *image, const char *device)
+picture_write (FILE *file, struct snapshot *snap, const char *device)
 {
   CLEANUP_FREE char *name = printable ((const uint8_t *) device,
                                        strlen (device));
   struct squares on_device = { 0 }, on_disk = { 0 };
-  int r = gather_device (image, &on_device);
+  int r = gather_device (snap, &on_device);
 
   if (r == 0)
-    r = gather_disk (image, &on_disk);
+    r = gather_disk (snap, &on_disk);
   if (r == 0) {
     const unsigned height = 180
       + (rows (&on_device) + rows (&on_disk)) * (SIDE + GAP);

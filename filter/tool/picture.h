@@ -10,10 +10,10 @@
 
 #include <stdio.h>
 
-#include "tool/image.h"
+#include "tool/snapshot.h"
 
 /* 0 or -errno. */
-extern int picture_write (FILE *file, struct image *image,
+extern int picture_write (FILE *file, struct snapshot *snap,
                           const char *device);
 
 #endif /* PCACHE_PICTURE_H */

@@ -24,11 +24,13 @@
 #include <config.h>
 
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "hostile/fuzz_open.h"
 #include "hostile/life.h"
+#include "hostile/look.h"
 
 #define IMAGE_SEED 1            /* inputs mean the same for ever */
 
@@ -302,6 +304,19 @@ image_for (unsigned which)
   return image;
 }
 
+const char *fuzz_save;
+
+/* For readers in other languages. */
+static void
+save (const struct memory_device *device)
+{
+  FILE *file = fopen (fuzz_save, "wb");
+
+  if (file == NULL || fwrite (device->bytes, 1, device->size, file)
+                      != device->size || fclose (file) != 0)
+    abort ();
+}
+
 int
 LLVMFuzzerTestOneInput (const uint8_t *data, size_t size)
 {
@@ -329,7 +344,12 @@ LLVMFuzzerTestOneInput (const uint8_t *data, size_t size)
       change_anything (&target, &in);
     else
       changes[take (&in, 1) % CHANGES] (&target, &in);
-  life_run (&life);
+  if (fuzz_save)
+    save (image->device);
+  else {
+    look_at (image->device);
+    life_run (&life);
+  }
   image->device->size = target.whole_size;
   image->device->bad_length = 0;
   image_restore (image);

@@ -2,7 +2,9 @@
 
 /* Every input that fuzzing has found worth keeping, again.
  *
- *   test_corpus [FILE...]      these instead of all in corpus/ */
+ *   test_corpus [FILE...]      these instead of all in corpus/
+ *   test_corpus --save IMAGE FILE
+ *                              write the device that FILE makes to IMAGE */
 
 #include <config.h>
 
@@ -67,6 +69,11 @@ main (int argc, char *argv[])
 
   signal (SIGABRT, on_death);
   signal (SIGALRM, on_death);
+  if (argc == 4 && strcmp (argv[1], "--save") == 0) {
+    fuzz_save = argv[2];
+    replay (argv[3], argv[3], 1);
+    return EXIT_SUCCESS;
+  }
   if (argc > 1) {
     printf ("1..%d\n", argc - 1);
     for (int i = 1; i < argc; i++)

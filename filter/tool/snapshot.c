@@ -9,7 +9,7 @@
 
 #include "base/cleanup.h"
 #include "base/report.h"
-#include "tool/image.h"
+#include "tool/snapshot.h"
 
 static int
 compare_names (const void *a, const void *b)
@@ -21,42 +21,42 @@ compare_names (const void *a, const void *b)
 
 /* Of the epoch queue, where dirty records stand, and those that say "lost". */
 static int
-collect_dirty (struct image *image)
+collect_dirty (struct snapshot *snap)
 {
   CLEANUP_FREE struct set_entry *entries = NULL;
   uint64_t count;
   size_t names = 0;
   int r;
 
-  r = epoch_queue_list (&image->engine.queue, UINT64_MAX, &entries, &count);
+  r = epoch_queue_list (&snap->engine.queue, UINT64_MAX, &entries, &count);
   if (r < 0)
     return r;
   for (uint64_t i = 0; i < count; i++)
     names += entries[i].name_count;
-  image->dirty = malloc ((names + 1) * sizeof *image->dirty);
-  if (image->dirty == NULL)
+  snap->dirty = malloc ((names + 1) * sizeof *snap->dirty);
+  if (snap->dirty == NULL)
     return -ENOMEM;
   for (uint64_t i = 0; i < count; i++) {
-    memcpy (image->dirty + image->dirty_count, entries[i].names,
-            entries[i].name_count * sizeof *image->dirty);
-    image->dirty_count += entries[i].name_count;
+    memcpy (snap->dirty + snap->dirty_count, entries[i].names,
+            entries[i].name_count * sizeof *snap->dirty);
+    snap->dirty_count += entries[i].name_count;
   }
-  qsort (image->dirty, image->dirty_count, sizeof *image->dirty,
+  qsort (snap->dirty, snap->dirty_count, sizeof *snap->dirty,
          compare_names);
   return 0;
 }
 
 static int
-sort_findings (struct image *image)
+sort_findings (struct snapshot *snap)
 {
-  const uint32_t total = image->engine.superblock.geometry.segment_count;
-  const struct replay *replay = &image->replay;
+  const uint32_t total = snap->engine.superblock.geometry.segment_count;
+  const struct replay *replay = &snap->replay;
 
-  image->findings = calloc (total, sizeof *image->findings);
-  if (image->findings == NULL)
+  snap->findings = calloc (total, sizeof *snap->findings);
+  if (snap->findings == NULL)
     return -ENOMEM;
   for (uint32_t i = 0; i < replay->count; i++)
-    image->findings[replay->findings[i].segment->id] = &replay->findings[i];
+    snap->findings[replay->findings[i].segment->id] = &replay->findings[i];
   return 0;
 }
 
@@ -78,20 +78,20 @@ say_why_not (enum superblock_verdict verdict)
 }
 
 int
-image_read (struct image *image, struct pmem *pmem,
-            enum image_verdict *verdict)
+snapshot_read (struct snapshot *snap, struct pmem *pmem,
+            enum snapshot_verdict *verdict)
 {
-  struct engine *engine = &image->engine;
+  struct engine *engine = &snap->engine;
   enum superblock_verdict found;
   int r;
 
-  memset (image, 0, sizeof *image);
+  memset (snap, 0, sizeof *snap);
   epoch_queue_init (&engine->queue);
   lost_init (&engine->lost);
   engine->pmem = pmem;
   engine->options = (struct cache_options) CACHE_OPTIONS_DEFAULT;
   engine->options.rescue = true;
-  *verdict = IMAGE_NO_CACHE;
+  *verdict = SNAPSHOT_NO_CACHE;
   found = superblock_read (&engine->superblock, pmem);
   if (found != SUPERBLOCK_OK) {
     say_why_not (found);
@@ -109,25 +109,25 @@ image_read (struct image *image, struct pmem *pmem,
                           engine->stats);
   if (r < 0)
     return r;
-  r = replay_read (&image->replay, engine);
+  r = replay_read (&snap->replay, engine);
   if (r == -EUCLEAN)            /* numbers that make no sense */
     return 0;
   if (r < 0)
     return r;
-  *verdict = image->replay.needs_rescue || engine->superblock.start_is_foreign
-    ? IMAGE_RESCUE : IMAGE_OK;
-  r = sort_findings (image);
-  return r < 0 ? r : collect_dirty (image);
+  *verdict = snap->replay.needs_rescue || engine->superblock.start_is_foreign
+    ? SNAPSHOT_RESCUE : SNAPSHOT_OK;
+  r = sort_findings (snap);
+  return r < 0 ? r : collect_dirty (snap);
 }
 
 void
-image_close (struct image *image)
+snapshot_close (struct snapshot *snap)
 {
-  struct engine *engine = &image->engine;
+  struct engine *engine = &snap->engine;
 
-  replay_free (&image->replay);
-  free (image->dirty);
-  free (image->findings);
+  replay_free (&snap->replay);
+  free (snap->dirty);
+  free (snap->findings);
   epoch_queue_destroy (&engine->queue);
   lost_destroy (&engine->lost);
   segment_table_close (&engine->segments);
@@ -137,33 +137,33 @@ image_close (struct image *image)
 }
 
 bool
-image_is_dirty (const struct image *image, const struct extent *extent)
+snapshot_is_dirty (const struct snapshot *snap, const struct extent *extent)
 {
   const uint64_t name = extent_name (extent);
 
   return extent->kind != EXTENT_LOST
-    && bsearch (&name, image->dirty, image->dirty_count, sizeof name,
+    && bsearch (&name, snap->dirty, snap->dirty_count, sizeof name,
                 compare_names) != NULL;
 }
 
 bool
-image_record_is_dirty (const struct image *image, const struct set *set,
+snapshot_record_is_dirty (const struct snapshot *snap, const struct set *set,
                        const struct record *record)
 {
-  return !record->clean && set->epoch > image->replay.written_back;
+  return !record->clean && set->epoch > snap->replay.written_back;
 }
 
 void
-image_walk_start (struct index_cursor *cursor, struct image *image)
+snapshot_walk_start (struct index_cursor *cursor, struct snapshot *snap)
 {
   const struct range everything = { 0, INT64_MAX };
 
-  index_lock (image->engine.index, everything);
-  index_walk_locked (cursor, image->engine.index, everything, false);
+  index_lock (snap->engine.index, everything);
+  index_walk_locked (cursor, snap->engine.index, everything, false);
 }
 
 bool
-image_walk_next (struct index_cursor *cursor, struct extent *extent)
+snapshot_walk_next (struct index_cursor *cursor, struct extent *extent)
 {
   const struct range everything = { 0, INT64_MAX };
   struct index *index = cursor->index;
@@ -179,29 +179,29 @@ image_walk_next (struct index_cursor *cursor, struct extent *extent)
 }
 
 const struct finding *
-image_finding (const struct image *image, uint32_t id)
+snapshot_finding (const struct snapshot *snap, uint32_t id)
 {
-  return image->findings[id];
+  return snap->findings[id];
 }
 
 bool
-image_hides_dirty (const struct image *image, const struct finding *f)
+snapshot_hides_dirty (const struct snapshot *snap, const struct finding *f)
 {
   return f->damaged
-    && (image->replay.lost || f->hidden_epoch > image->replay.written_back);
+    && (snap->replay.lost || f->hidden_epoch > snap->replay.written_back);
 }
 
 uint32_t
-image_segment_of (const struct image *image, uint64_t at)
+snapshot_segment_of (const struct snapshot *snap, uint64_t at)
 {
-  const struct geometry *g = &image->engine.superblock.geometry;
+  const struct geometry *g = &snap->engine.superblock.geometry;
 
   assert (at >= g->first_segment_at);
   return (at - g->first_segment_at) / g->segment_size;
 }
 
 static int
-count_sets (struct image *image, const struct finding *finding,
+count_sets (struct snapshot *snap, const struct finding *finding,
             struct segment_use *use)
 {
   CLEANUP_FREE struct set *set = malloc (sizeof *set);
@@ -210,7 +210,7 @@ count_sets (struct image *image, const struct finding *finding,
 
   if (set == NULL)
     return -ENOMEM;
-  counted_sets_start (&sets, &image->engine.reader, finding);
+  counted_sets_start (&sets, &snap->engine.reader, finding);
   while ((r = counted_sets_next (&sets, set)) > 0) {
     use->set_count++;
     use->records += set->count;
@@ -220,7 +220,7 @@ count_sets (struct image *image, const struct finding *finding,
       const uint64_t bytes = record->kind == RECORD_DATA
         ? DATA_BYTES (record->range.length) : 0;
 
-      if (image_record_is_dirty (image, set, record)) {
+      if (snapshot_record_is_dirty (snap, set, record)) {
         use->dirty_records++;
         use->dirty += bytes;
       }
@@ -232,28 +232,28 @@ count_sets (struct image *image, const struct finding *finding,
 }
 
 struct segment_use *
-image_use (struct image *image)
+snapshot_use (struct snapshot *snap)
 {
-  const uint32_t total = image->engine.superblock.geometry.segment_count;
+  const uint32_t total = snap->engine.superblock.geometry.segment_count;
   struct segment_use *use = calloc (total, sizeof *use);
   struct index_cursor cursor;
   struct extent extent;
 
-  for (uint32_t i = 0; use && i < image->replay.count; i++) {
-    const struct finding *finding = &image->replay.findings[i];
+  for (uint32_t i = 0; use && i < snap->replay.count; i++) {
+    const struct finding *finding = &snap->replay.findings[i];
 
-    if (count_sets (image, finding, &use[finding->segment->id]) < 0) {
+    if (count_sets (snap, finding, &use[finding->segment->id]) < 0) {
       free (use);
       use = NULL;
     }
   }
   if (use == NULL)
     return NULL;
-  image_walk_start (&cursor, image);
-  while (image_walk_next (&cursor, &extent))
-    if (extent.kind == EXTENT_DATA && !image_is_dirty (image, &extent)) {
+  snapshot_walk_start (&cursor, snap);
+  while (snapshot_walk_next (&cursor, &extent))
+    if (extent.kind == EXTENT_DATA && !snapshot_is_dirty (snap, &extent)) {
       struct segment_use *u =
-        &use[image_segment_of (image, extent.record_at)];
+        &use[snapshot_segment_of (snap, extent.record_at)];
       const uint64_t bytes = MIN (DATA_BYTES (extent.range.length), u->dead);
 
       u->clean += bytes;
@@ -271,7 +271,7 @@ compare_epochs (const void *a, const void *b)
 }
 
 int
-image_epochs (struct image *image, struct epoch_use **epochs, size_t *count)
+snapshot_epochs (struct snapshot *snap, struct epoch_use **epochs, size_t *count)
 {
   CLEANUP_FREE struct set_entry *entries = NULL;
   struct epoch_use *list;
@@ -279,7 +279,7 @@ image_epochs (struct image *image, struct epoch_use **epochs, size_t *count)
   size_t n = 0;
   int r;
 
-  r = epoch_queue_list (&image->engine.queue, UINT64_MAX, &entries, &sets);
+  r = epoch_queue_list (&snap->engine.queue, UINT64_MAX, &entries, &sets);
   if (r < 0)
     return r;
   list = calloc (sets + 1, sizeof *list);

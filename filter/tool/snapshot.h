@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 
-/* image: a cache device that nobody has open, as it is now.
+/* snapshot: a cache device that nobody has open, as it is now.
  *
  * Read through the engine's own border (superblock, twins, log_reader,
  * replay), so what counts, what is clean and what is damage is decided by the same
@@ -8,8 +8,8 @@
  * which the filter would refuse the cache does not keep it from being looked
  * at. */
 
-#ifndef PCACHE_IMAGE_H
-#define PCACHE_IMAGE_H
+#ifndef PCACHE_SNAPSHOT_H
+#define PCACHE_SNAPSHOT_H
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -19,13 +19,13 @@
 #include "engine/replay.h"
 #include "pmem/pmem.h"
 
-enum image_verdict {
-  IMAGE_OK,
-  IMAGE_RESCUE,                 /* the filter wants pcache-damaged=rescue */
-  IMAGE_NO_CACHE,               /* none, or one that cannot be read at all */
+enum snapshot_verdict {
+  SNAPSHOT_OK,
+  SNAPSHOT_RESCUE,                 /* the filter wants pcache-damaged=rescue */
+  SNAPSHOT_NO_CACHE,               /* none, or one that cannot be read at all */
 };
 
-struct image {
+struct snapshot {
   struct engine engine;         /* no log, no backing store */
   struct replay replay;
   uint64_t *dirty;              /* names of dirty records, sorted */
@@ -34,38 +34,38 @@ struct image {
 };
 
 /* Look at what PMEM, which stays the caller's, holds.  0, or -errno when that cannot
- * be done.  What there is to say of it is reported.  image_close in any
+ * be done.  What there is to say of it is reported.  snapshot_close in any
  * case. */
-extern int image_read (struct image *image, struct pmem *pmem,
-                       enum image_verdict *verdict);
-extern void image_close (struct image *image);
+extern int snapshot_read (struct snapshot *snap, struct pmem *pmem,
+                       enum snapshot_verdict *verdict);
+extern void snapshot_close (struct snapshot *snap);
 
 /* The record of EXTENT is not in the backing store. */
-extern bool image_is_dirty (const struct image *image,
+extern bool snapshot_is_dirty (const struct snapshot *snap,
                             const struct extent *extent);
-extern bool image_record_is_dirty (const struct image *image,
+extern bool snapshot_record_is_dirty (const struct snapshot *snap,
                                    const struct set *set,
                                    const struct record *record);
 
 /* Walk what is cached, in ascending order:
  *
- *   image_walk_start (&cursor, image);
- *   while (image_walk_next (&cursor, &extent)) ... */
-extern void image_walk_start (struct index_cursor *cursor,
-                              struct image *image);
-extern bool image_walk_next (struct index_cursor *cursor,
+ *   snapshot_walk_start (&cursor, snap);
+ *   while (snapshot_walk_next (&cursor, &extent)) ... */
+extern void snapshot_walk_start (struct index_cursor *cursor,
+                              struct snapshot *snap);
+extern bool snapshot_walk_next (struct index_cursor *cursor,
                              struct extent *extent);
 
 /* The finding of a segment, or NULL if nothing in it counts. */
-extern const struct finding *image_finding (const struct image *image,
+extern const struct finding *snapshot_finding (const struct snapshot *snap,
                                             uint32_t id);
 
 /* The damage may hide dirty data. */
-extern bool image_hides_dirty (const struct image *image,
+extern bool snapshot_hides_dirty (const struct snapshot *snap,
                                const struct finding *finding);
 
 /* Segment that AT, a place on the device, lies in. */
-extern uint32_t image_segment_of (const struct image *image, uint64_t at);
+extern uint32_t snapshot_segment_of (const struct snapshot *snap, uint64_t at);
 
 /* How a segment's space is used, in bytes. */
 struct segment_use {
@@ -78,7 +78,7 @@ struct segment_use {
 
 /* An array of one per segment, of the caller's, or NULL when out of memory or
  * when the device can no longer be read. */
-extern struct segment_use *image_use (struct image *image);
+extern struct segment_use *snapshot_use (struct snapshot *snap);
 
 /* What is dirty, by epoch, ascending. */
 struct epoch_use {
@@ -86,7 +86,7 @@ struct epoch_use {
 };
 
 /* A new array of *COUNT.  0 or -ENOMEM. */
-extern int image_epochs (struct image *image, struct epoch_use **epochs,
+extern int snapshot_epochs (struct snapshot *snap, struct epoch_use **epochs,
                          size_t *count);
 
-#endif /* PCACHE_IMAGE_H */
+#endif /* PCACHE_SNAPSHOT_H */
