@@ -326,6 +326,7 @@ class Cache:
         self.through = self.written_back                        # [D1]
         for s in self.segments:
             s.kept = []
+            s.reach = None      # epoch, sequence number that it may hide
             if not s.valid:                                     # [G3]
                 self.note_damage(s, 'its header: '
                                  + ', '.join(s.twin.verdict), None, None)
@@ -340,6 +341,19 @@ class Cache:
                 self.judge_sealed(s)
             else:
                 self.judge_open(s)
+        self.check_numbers(used)
+
+    def check_numbers(self, used):                              # [D7]
+        sets = [k for s in used for k in s.kept]
+        sequence = max([self.tail_on_media]
+                       + [k.records[-1].sequence for k in sets]
+                       + [s.reach[1] for s in used if s.reach and s.reach[1]])
+        if any(s.reach and s.reach[1] is None for s in used):
+            sequence += self.segment_size
+        epoch = max([self.through] + [k.epoch for k in sets]
+                    + [s.reach[0] for s in used if s.reach])
+        if max(sequence, self.tail) >= 2**62 or epoch + 1 >= 2**62:
+            raise Refused('the last sequence number or epoch makes no sense')
 
     def note_damage(self, segment, what, epoch, sequence):
         """EPOCH, SEQUENCE: no later ones can be hidden; None: unknown."""
@@ -371,9 +385,24 @@ class Cache:
             what = 'the header contradicts the sets'
         else:
             return
-        self.note_damage(segment, what,
-                         max(segment.epoch_max, self.dirty_epoch(sets)),
+        segment.reach = (max(segment.epoch_max, self.dirty_epoch(sets)),
                          max(segment.sequence_max, last))
+        epoch, sequence = segment.reach
+        behind = self.behind_last_gap(segment.walked)
+        if behind and sets[-1].ordinal == segment.sets - 1:
+            epoch = min(epoch, behind.epoch)
+            sequence = behind.records[0].sequence - 1
+        self.note_damage(segment, what, epoch, sequence)
+
+    @staticmethod
+    def behind_last_gap(walked):
+        """The first valid set there, if there is one."""
+        found, after_gap = None, False
+        for s, _ in walked:
+            if s and after_gap:
+                found = s
+            after_gap = s is None
+        return found
 
     def judge_open(self, segment):                              # [D4]..[D6]
         sets = []
@@ -395,12 +424,11 @@ class Cache:
                 for s in later):
             return
         segment.kept = sets + later
-        # What is hidden is older than the set behind the last gap.
-        bound, after_gap = None, True
-        for s, _ in behind:
-            if s and after_gap:
-                bound = s
-            after_gap = s is None
+        bound = self.behind_last_gap(segment.walked)
+        if later and behind[-1][1] in ('nonsense', 'unreadable'):
+            bound = None
+        if bound is None:
+            segment.reach = (self.written_back + 1, None)
         self.note_damage(segment, 'set %d: %s' % (gap, why),
                          bound and bound.epoch,
                          bound and bound.records[0].sequence - 1)

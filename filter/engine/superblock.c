@@ -165,7 +165,7 @@ judge_invalid (struct superblock *sb)
 }
 
 static enum superblock_verdict
-decode (struct superblock *sb)
+decode (struct superblock *sb, bool will_write)
 {
   const struct media_superblock *m = &sb->media;
   struct geometry *g = &sb->geometry;
@@ -177,10 +177,12 @@ decode (struct superblock *sb)
             le32_get (m->version), FORMAT_VERSION);
     return SUPERBLOCK_REFUSED;
   }
+  sb->read_only = (le64_get (m->ro_compat) & ~KNOWN_RO_COMPAT) != 0;
   if (!features_are_known (le64_get (m->incompat), KNOWN_INCOMPAT,
                            "incompatible")
-      || !features_are_known (le64_get (m->ro_compat), KNOWN_RO_COMPAT,
-                              "read-only compatible"))
+      || (will_write
+          && !features_are_known (le64_get (m->ro_compat), KNOWN_RO_COMPAT,
+                                  "read-only compatible")))
     return SUPERBLOCK_REFUSED;
 
   memset (g, 0, sizeof *g);
@@ -235,8 +237,8 @@ publish_control (struct superblock *sb, const struct control *control)
   atomic_store (&sb->lost, control->lost);
 }
 
-enum superblock_verdict
-superblock_read (struct superblock *sb, struct pmem *pmem)
+static enum superblock_verdict
+read_both (struct superblock *sb, struct pmem *pmem, bool will_write)
 {
   enum superblock_verdict verdict;
   struct media_control control;
@@ -257,7 +259,7 @@ superblock_read (struct superblock *sb, struct pmem *pmem)
   if (!twin_read (&sb->twin, pmem, &sb->media))
     return judge_invalid (sb);
   sb->start_is_foreign = sb->twin.verdict[0] == TWIN_FOREIGN;
-  verdict = decode (sb);
+  verdict = decode (sb, will_write);
   if (verdict != SUPERBLOCK_OK)
     return verdict;
   sb->usable_segments = count_usable (sb);
@@ -280,6 +282,18 @@ superblock_read (struct superblock *sb, struct pmem *pmem)
   });
   return sb->geometry.device_size > pmem->size ? SUPERBLOCK_CUT
     : SUPERBLOCK_OK;
+}
+
+enum superblock_verdict
+superblock_read (struct superblock *sb, struct pmem *pmem)
+{
+  return read_both (sb, pmem, true);
+}
+
+enum superblock_verdict
+superblock_look (struct superblock *sb, struct pmem *pmem)
+{
+  return read_both (sb, pmem, false);
 }
 
 /* control_lock is held, or nobody else knows the superblock yet. */

@@ -47,6 +47,8 @@ struct superblock {
   bool start_is_foreign;        /* copy B is valid, but where copy A was there
                                  * is something else: perhaps the device was
                                  * put to another use */
+  bool read_only;               /* superblock_look: a newer pcache made it, and
+                                 * only that may change it */
   bool bound;                   /* the next two are set */
   uint64_t backing_size;
   uint8_t export_name[MEDIA_EXPORT_BYTES];
@@ -90,6 +92,11 @@ enum superblock_verdict {
 /* Read and check superblock and control block.  Changes nothing. */
 extern enum superblock_verdict
 superblock_read (struct superblock *superblock, struct pmem *pmem);
+
+/* The same for a mere reader, who need not know the features that only forbid
+ * changes: then read_only is set. */
+extern enum superblock_verdict
+superblock_look (struct superblock *superblock, struct pmem *pmem);
 
 /* Make a new cache: FORMATTING mark, control block, segment table (by
  * the callback, once the mark is durable), superblock.  A crash at any point leaves

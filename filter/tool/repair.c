@@ -334,6 +334,11 @@ repair_run (struct repair *repair, struct pmem *pmem)
     say (repair, "there is no cache that could be repaired");
     repair->left++;
   }
+  else if (r == 0 && snap.engine.superblock.read_only) {
+    say (repair, "left as it is: a newer pcache made this cache, and only that "
+         "may change it");
+    repair->left++;
+  }
   else if (r == 0 && snap.engine.superblock.start_is_foreign) {
     say (repair, "left as it is: something that is not pcache begins where the "
          "cache did; nbdkit uses it only with pcache-damaged=rescue");

@@ -92,7 +92,7 @@ snapshot_read (struct snapshot *snap, struct pmem *pmem,
   engine->options = (struct cache_options) CACHE_OPTIONS_DEFAULT;
   engine->options.rescue = true;
   *verdict = SNAPSHOT_NO_CACHE;
-  found = superblock_read (&engine->superblock, pmem);
+  found = superblock_look (&engine->superblock, pmem);
   if (found != SUPERBLOCK_OK) {
     say_why_not (found);
     return 0;
