@@ -10,43 +10,63 @@
 #include "base/cleanup.h"
 #include "tool/evacuate.h"
 
-/* Where the next data and the next set go, and what the header will say. */
+/* Where the next data and the next set go, and what the header will say.
+ *
+ * Data goes first, all of it, then the sets, each durable before the next: in a
+ * crash the segment is open, and each set that counts in it says the same as the
+ * one it is a copy of. */
 struct destination {
   struct engine *engine;
   struct segment *segment;
+  bool only_data;               /* the first of the two passes */
   uint32_t data_end, sets_start;        /* offsets in the segment */
   uint32_t sets;
   uint64_t epoch_max, sequence_min, sequence_max, records;
 };
 
+static int
+make_durable (struct pmem *pmem)
+{
+  int r = pmem_fence (pmem);
+
+  return r < 0 ? r : pmem_sync (pmem);
+}
+
 /* The bytes as they are: a wrong checksum stays one. */
 static int
-copy_data (struct destination *to, const struct record *record,
-           uint32_t *place)
+copy_data (struct destination *to, const struct record *record, uint64_t at)
 {
   struct pmem *pmem = to->engine->pmem;
   CLEANUP_FREE uint8_t *buf = calloc (1, record->range.length);
-  const uint64_t at = segment_at (&to->engine->superblock, to->segment->id)
-    + to->data_end;
-  uint64_t sum;
   int r;
 
   if (buf == NULL)
     return -ENOMEM;
-  if (DATA_BYTES (record->range.length) > to->sets_start - to->data_end)
-    return -ENOSPC;
   r = pmem_read (pmem, buf, record->at, record->range.length);
   if (r < 0) {
     /* It must not pass for the data there. */
     if (!record->has_checksum)
       return r;
     memset (buf, 0, record->range.length);
-    sum = XXH3_64bits (buf, record->range.length);
-    buf[0] = sum == record->checksum;
+    buf[0] = XXH3_64bits (buf, record->range.length) == record->checksum;
   }
-  *place = to->data_end;
-  to->data_end += DATA_BYTES (record->range.length);
   return pmem_copy (pmem, at, buf, record->range.length);
+}
+
+/* Where its data goes. */
+static int
+place_data (struct destination *to, const struct record *record,
+            uint32_t *place)
+{
+  const uint64_t bytes = DATA_BYTES (record->range.length);
+
+  if (bytes > to->sets_start - to->data_end)
+    return -ENOSPC;
+  *place = to->data_end;
+  to->data_end += bytes;
+  return to->only_data
+    ? copy_data (to, record, segment_at (&to->engine->superblock,
+                                         to->segment->id) + *place) : 0;
 }
 
 static int
@@ -54,7 +74,7 @@ encode_record (struct destination *to, const struct record *record,
                struct media_record *media)
 {
   uint32_t place = 0;
-  int r = record->kind == RECORD_DATA ? copy_data (to, record, &place) : 0;
+  int r = record->kind == RECORD_DATA ? place_data (to, record, &place) : 0;
 
   *media = (struct media_record) {
     .logical = le64_of (record->range.start),
@@ -84,12 +104,14 @@ move_set (struct destination *to, const struct set *set)
     .records = le32_of (set->count),
     .epoch = le64_of (set->epoch),
     .durable_through = le64_of (set->durable_through),
+    .durable_sets = le32_of (to->sets),
   };
+  int r;
 
   for (uint32_t i = 0; i < set->count; i++) {
     struct media_record media;
-    int r = encode_record (to, &set->record[i], &media);
 
+    r = encode_record (to, &set->record[i], &media);
     if (r < 0)
       return r;
     memcpy (buf + i * sizeof media, &media, sizeof media);
@@ -106,9 +128,12 @@ move_set (struct destination *to, const struct set *set)
     to->sequence_min = set->record[0].sequence;
   to->sequence_max = set->record[set->count - 1].sequence;
   to->records += set->count;
-  return pmem_copy (to->engine->pmem,
-                    segment_at (sb, to->segment->id) + to->sets_start, buf,
-                    bytes);
+  if (to->only_data)
+    return 0;
+  r = pmem_copy (to->engine->pmem,
+                 segment_at (sb, to->segment->id) + to->sets_start, buf,
+                 bytes);
+  return r < 0 ? r : make_durable (to->engine->pmem);
 }
 
 static int
@@ -132,17 +157,21 @@ fill_segment (struct engine *engine, const struct finding *finding,
               struct segment *segment, uint64_t *moved)
 {
   struct destination to = {
-    .engine = engine, .segment = segment,
+    .engine = engine, .segment = segment, .only_data = true,
     .sets_start = engine->superblock.geometry.segment_size,
   };
+  const struct destination start = to;
   int r = move_sets (&to, finding);
 
-  /* Crash: open, with sets that are in the damaged segment as well, and the
-   * cache is refused because of that one as before. */
   if (r == 0)
-    r = pmem_fence (engine->pmem);
-  if (r == 0)
-    r = pmem_sync (engine->pmem);
+    r = make_durable (engine->pmem);
+  if (r == 0) {
+    to = start;
+    to.only_data = false;
+    r = move_sets (&to, finding);
+  }
+  /* Crash until now: the cache is refused because of the damaged segment as
+   * before. */
   if (r == 0)
     r = segment_seal (&engine->segments, segment, to.sets, to.epoch_max,
                       to.sequence_min, to.sequence_max);
