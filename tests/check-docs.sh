@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
 
-# The man page is correct pod, what the documents point to is there, and they
+# The man pages are correct pod, what the documents point to is there, and they
 # leave out nothing that they should name.
 
 set -euo pipefail
@@ -13,12 +13,19 @@ if ! command -v podchecker >/dev/null; then
 fi
 
 errors=0
-pod=$top/docs/nbdkit-pcache-filter.pod
 # podchecker says nothing of warnings in its exit code.
-output=$(perl "$top/docs/statistics-pod" "$top/filter/engine/status_list.h" \
-           "$pod" | podchecker -warnings -warnings 2>&1) || errors=1
-echo "$output"
-case $output in *WARNING*) errors=1 ;; esac
+check_pod ()
+{
+  local output
+
+  output=$(podchecker -warnings -warnings "$@" 2>&1) || errors=1
+  echo "$output"
+  case $output in *WARNING*) errors=1 ;; esac
+}
+check_pod < <(perl "$top/docs/statistics-pod" \
+                "$top/filter/engine/status_list.h" \
+                "$top/docs/nbdkit-pcache-filter.pod")
+check_pod "$top/docs/pcachectl.pod"
 
 # Links of the forms [text](path) and [text]: path to files of ours.
 for document in "$top"/README.md "$top"/docs/*.md; do

@@ -41,6 +41,7 @@ struct request {
 /* What is known before anything is written. */
 struct forecast {
   uint64_t disk_bytes, dirty_bytes, lost_bytes;
+  bool incomplete;              /* damage may hide dirty data */
   struct epoch_use *epochs;
   size_t epoch_count;
 };
@@ -94,6 +95,7 @@ look (const struct request *request, struct pmem *pmem,
     status = EXIT_DIRTY_DAMAGED;
   }
   else if (r == 0) {
+    forecast->incomplete = verdict == SNAPSHOT_RESCUE;
     forecast->disk_bytes = snap.engine.superblock.bound
       ? snap.engine.superblock.backing_size : 0;
     forecast->dirty_bytes = epoch_queue_dirty_bytes (&snap.engine.queue);
@@ -147,6 +149,10 @@ tell (const struct request *request, struct target *target,
     report (REPORT_ERROR, "%s of dirty data could not be read and %s",
             size_text (size, lost), request->dry_run
             ? "would not be written" : "were not written");
+    return EXIT_DIRTY_DAMAGED;
+  }
+  if (forecast->incomplete) {
+    report (REPORT_ERROR, "what the damage hides is missing");
     return EXIT_DIRTY_DAMAGED;
   }
   if (!request->dry_run && !request->mark_clean)

@@ -3,8 +3,9 @@
 /* Every input that fuzzing has found worth keeping, again.
  *
  *   test_corpus [FILE...]      these instead of all in corpus/
- *   test_corpus --save IMAGE FILE
- *                              write the device that FILE makes to IMAGE */
+ *   test_corpus --save DIRECTORY FILE...
+ *                              write the device that each makes to
+ *                              DIRECTORY/NAME, and do nothing with it */
 
 #include <config.h>
 
@@ -69,9 +70,15 @@ main (int argc, char *argv[])
 
   signal (SIGABRT, on_death);
   signal (SIGALRM, on_death);
-  if (argc == 4 && strcmp (argv[1], "--save") == 0) {
-    fuzz_save = argv[2];
-    replay (argv[3], argv[3], 1);
+  if (argc > 3 && strcmp (argv[1], "--save") == 0) {
+    for (int i = 3; i < argc; i++) {
+      const char *slash = strrchr (argv[i], '/');
+
+      snprintf (path, sizeof path, "%s/%s", argv[2],
+                slash ? slash + 1 : argv[i]);
+      fuzz_save = path;
+      replay (argv[i], argv[i], i - 2);
+    }
     return EXIT_SUCCESS;
   }
   if (argc > 1) {
