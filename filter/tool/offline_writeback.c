@@ -173,7 +173,7 @@ write_back (const struct request *request, struct pmem *pmem,
 
   options.format = CACHE_FORMAT_NEVER;
   options.rescue = request->rescue;
-  options.writeback_order = request->order;
+  options.setting[SETTING_writeback_order] = request->order;
   options.heads = 1;
   r = cache_open (&options, pmem, &cache);
   if (r < 0) {
