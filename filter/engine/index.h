@@ -3,7 +3,7 @@
 /* index: where the newest bytes of each logical range live.
  *
  * Extents never overlap; a range without one is a hole, to be read from
- * the backing store.  Nothing here is persistent: recovery.c rebuilds it
+ * the backing store.  Nothing here is persistent: replay.c rebuilds it
  * from the log.
  *
  * The disk is cut into chunks of INDEX_CHUNK bytes and chunks are spread

@@ -188,7 +188,7 @@ draw (FILE *file, const struct squares *on_device,
 
   draw_text (file, y, 18, device);
   y = draw_legend (file, y + 14);
-  snprintf (line, sizeof line, "Cache device: each square is %s of segments",
+  snprintf (line, sizeof line, "Cache device: segments; each square is %s",
             size_text (size, on_device->bytes));
   draw_text (file, y + 20, 14, line);
   y = draw_squares (file, on_device, y + 30);
