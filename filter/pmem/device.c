@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/file.h"
 #include "base/mutation.h"
 #include "base/report.h"
 #include "pmem/device.h"
@@ -145,23 +146,6 @@ lock_device (const char *path, int fd, int how, struct stat *locked)
   return 0;
 }
 
-static int
-sync_directory_of (const char *path)
-{
-  const char *slash = strrchr (path, '/');
-  CLEANUP_FREE char *directory =
-    slash == NULL ? strdup (".") :
-    strndup (path, slash == path ? 1 : slash - path);
-  CLEANUP_CLOSE int fd = -1;
-
-  if (directory == NULL)
-    return -ENOMEM;
-  fd = open (directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (fd == -1 || fsync (fd) == -1)
-    return -errno;
-  return 0;
-}
-
 /* Let the file end at SIZE instead of FROM, everything in it written and
  * durable. */
 static int
@@ -172,7 +156,7 @@ grow_file (const char *path, int fd, uint64_t from, uint64_t size)
   if (r == 0)
     r = file_set_size (fd, from, size);
   if (r == 0)
-    r = sync_directory_of (path);
+    r = file_sync_directory_of (path);
   return r;
 }
 

@@ -34,6 +34,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/file.h"
 #include "base/report.h"
 #include "base/thread.h"
 #include "pmem/media_error.h"
@@ -55,27 +56,6 @@ struct pmem_file {
   bool sync_running;            /* lock */
   bool sync_failed;             /* lock; for good */
 };
-
-int
-file_pwrite (int fd, const void *buf, size_t length, uint64_t at)
-{
-  const char *p = buf;
-
-  while (length > 0) {
-    ssize_t n = pwrite (fd, p, length, at);
-
-    if (n == -1 && errno == EINTR)
-      continue;
-    if (n == -1)
-      return -errno;
-    if (n == 0)                 /* the end of a block device */
-      return -ENOSPC;
-    p += n;
-    at += n;
-    length -= n;
-  }
-  return 0;
-}
 
 int
 file_write_zeros (int fd, struct range range)

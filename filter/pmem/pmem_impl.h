@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include "base/arith.h"
+#include "base/file.h"
 #include "pmem/pmem.h"
 
 /* Open what FD (read-write, locked) refers to.  On success the pmem owns
@@ -21,8 +22,7 @@ extern int pmem_dax_open (int fd, struct pmem **pmem);
 extern int pmem_file_open (int fd, const char *name, const char *kind,
                            uint64_t size, struct pmem **pmem);
 
-/* All of it, whatever EINTR and short writes do.  0 or -errno. */
-extern int file_pwrite (int fd, const void *buf, size_t length, uint64_t at);
+/* 0 or -errno. */
 extern int file_write_zeros (int fd, struct range range);
 extern int file_sync_data (int fd);
 

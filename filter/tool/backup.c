@@ -4,8 +4,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <inttypes.h>
-#include <libgen.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +11,7 @@
 #include <xxhash.h>
 
 #include "base/cleanup.h"
+#include "base/file.h"
 #include "base/le.h"
 #include "base/report.h"
 #include "pmem/overlay.h"
@@ -78,36 +77,18 @@ append_piece (struct buffer *buffer, struct pmem *below,
 }
 
 static int
-sync_directory_of (const char *path)
-{
-  CLEANUP_FREE char *copy = strdup (path);
-  CLEANUP_CLOSE int fd = -1;
-
-  if (copy == NULL)
-    return -ENOMEM;
-  fd = open (dirname (copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  return fd == -1 || fsync (fd) == -1 ? -errno : 0;
-}
-
-static int
 write_file (const char *path, const struct buffer *buffer)
 {
   CLEANUP_CLOSE int fd = open (path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC,
                                0600);
-  size_t done = 0;
+  int r;
 
   if (fd == -1)
     return -errno;
-  while (done < buffer->length) {
-    const ssize_t n = write (fd, buffer->bytes + done, buffer->length - done);
-
-    if (n == -1 && errno == EINTR)
-      continue;
-    if (n <= 0)
-      return n == 0 ? -ENOSPC : -errno;
-    done += n;
-  }
-  return fsync (fd) == -1 ? -errno : sync_directory_of (path);
+  r = file_pwrite (fd, buffer->bytes, buffer->length, 0);
+  if (r < 0)
+    return r;
+  return fsync (fd) == -1 ? -errno : file_sync_directory_of (path);
 }
 
 int

@@ -14,6 +14,7 @@
 
 #include "base/arith.h"
 #include "base/cleanup.h"
+#include "base/file.h"
 #include "base/report.h"
 #include "tool/target.h"
 
@@ -68,29 +69,12 @@ file_pread (struct backend *backend, void *buf, size_t length,
 }
 
 static int
-pwrite_all (int fd, const char *p, size_t length, uint64_t offset)
-{
-  while (length > 0) {
-    const ssize_t n = pwrite (fd, p, length, offset);
-
-    if (n == -1 && errno == EINTR)
-      continue;
-    if (n <= 0)
-      return n == 0 ? -ENOSPC : -errno;
-    p += n;
-    offset += n;
-    length -= n;
-  }
-  return 0;
-}
-
-static int
-file_pwrite_backend (struct backend *backend, const void *buf, size_t length,
+file_backend_pwrite (struct backend *backend, const void *buf, size_t length,
                      uint64_t offset)
 {
   struct target *t = target_of (backend);
 
-  return done (t, "write", pwrite_all (t->fd, buf, length, offset), length,
+  return done (t, "write", file_pwrite (t->fd, buf, length, offset), length,
                offset);
 }
 
@@ -118,7 +102,7 @@ file_flush (struct backend *backend)
 
 static const struct backend_ops file_ops = {
   .pread = file_pread,
-  .pwrite = file_pwrite_backend,
+  .pwrite = file_backend_pwrite,
   .zero = file_zero,
   .flush = file_flush,
 };

@@ -47,6 +47,7 @@
 #include "base/thread.h"
 #include "pmem/device.h"
 #include "pmem/media_error.h"
+#include "pmem/overlay.h"
 #include "pmem/pmem.h"
 
 #define MIB (UINT64_C (1) << 20)
@@ -614,6 +615,66 @@ second_user_is_refused (void **state)
   assert_int_equal (file_size (), MIB);
   pmem_close (pmem);
   pmem_close (must_open (0));
+}
+
+/* Who looks keeps out who would write, and the reverse, but nobody else. */
+static void
+who_looks_does_not_write (void **state)
+{
+  struct pmem *pmem = must_open (MIB), *other;
+  char c = 'x';
+
+  assert_int_equal (pmem_copy (pmem, 5, "a", 1), 0);
+  assert_int_equal (device_open_read_only (path, &other), -EWOULDBLOCK);
+  assert_reported (REPORT_ERROR, "in use by another process");
+  pmem_close (pmem);
+
+  assert_int_equal (chmod (path, 0400), 0);
+  assert_int_equal (device_open_read_only (path, &pmem), 0);
+  assert_int_equal (device_open_read_only (path, &other), 0);
+  assert_int_equal (chmod (path, 0600), 0);
+  assert_refused (0, EWOULDBLOCK, "in use by another process");
+  pmem_close (other);
+  assert_refused (0, EWOULDBLOCK, "in use by another process");
+  assert_true (pmem->size == MIB);
+  assert_true (pmem_copy (pmem, 5, "b", 1) < 0);
+  assert_int_equal (pmem_read (pmem, &c, 5, 1), 0);
+  assert_int_equal (c, 'a');
+  pmem_close (pmem);
+  pmem_close (must_open (0));
+}
+
+/* Stores to an overlay are read back, and nobody else sees them. */
+static void
+an_overlay_keeps_its_stores (void **state)
+{
+  static char buf[3 * 4096], want[3 * 4096];
+  struct pmem *pmem = must_open (MIB), *overlay;
+  struct range change;
+  uint64_t sum, sum_below;
+
+  assert_int_equal (pmem_copy (pmem, 4090, "below", 5), 0);
+  assert_int_equal (overlay_open (pmem, false, &overlay), 0);
+  assert_false (overlay_next_change (overlay, 0, MIB, &change));
+  /* Across a border of pages; the last page; and one with what is there. */
+  assert_int_equal (pmem_copy (overlay, 4094, "over", 4), 0);
+  assert_int_equal (pmem_copy (overlay, MIB - 1, "e", 1), 0);
+  assert_int_equal (pmem_copy (overlay, 40960, "\0", 1), 0);
+  memcpy (want + 4090, "beloover", 8);
+  assert_int_equal (pmem_read (overlay, buf, 0, sizeof buf), 0);
+  assert_memory_equal (buf, want, sizeof buf);
+  assert_int_equal (pmem_checksum (overlay, 4090, 8, &sum), 0);
+  assert_int_equal (pmem_checksum (pmem, 4090, 8, &sum_below), 0);
+  assert_true (sum != sum_below);
+  assert_true (overlay_next_change (overlay, 0, MIB, &change));
+  assert_true (change.start == 0 && change.length == 8192);
+  assert_true (overlay_next_change (overlay, 8192, MIB, &change));
+  assert_true (change.start == MIB - 4096 && change.length == 4096);
+  assert_false (overlay_next_change (overlay, MIB, MIB, &change));
+  pmem_close (overlay);
+  assert_int_equal (pmem_read (pmem, buf, 4090, 8), 0);
+  assert_memory_equal (buf, "below\0\0\0", 8);
+  pmem_close (pmem);
 }
 
 /* nbdkit goes to the background by a fork after the device was opened. */
@@ -1568,6 +1629,8 @@ static const struct CMUnitTest of_both[] = {
   T (dangling_link_is_named),
   T (read_only_file_is_refused),
   T (second_user_is_refused),
+  T (who_looks_does_not_write),
+  T (an_overlay_keeps_its_stores),
   T (lock_survives_a_fork),
   T (replaced_device_is_refused),
   T (open_makes_durable_what_can_be_read),
