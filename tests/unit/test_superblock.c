@@ -411,6 +411,20 @@ two_bad_control_blocks_are_refused (void **state)
   assert_refused ("both copies of the control block|blank");
 }
 
+static enum superblock_verdict
+look_verdict (void)
+{
+  struct pmem *look = memory_pmem_open (device);
+  struct superblock sb;
+  const enum superblock_verdict verdict = superblock_look (&sb, look);
+
+  if (verdict == SUPERBLOCK_OK)
+    assert_int_equal (sb.read_only, le64_get (sb.media.ro_compat) != 0);
+  superblock_destroy (&sb);
+  pmem_close (look);
+  return verdict;
+}
+
 static void
 unknown_features_are_refused_by_name (void **state)
 {
@@ -433,6 +447,9 @@ unknown_features_are_refused_by_name (void **state)
         assert_int_equal (verdict_on (device), SUPERBLOCK_OK);
       else
         assert_refused (words);
+      /* A mere reader need not know those that only forbid changes. */
+      assert_int_equal (look_verdict (), word == 2 ? SUPERBLOCK_REFUSED
+                        : SUPERBLOCK_OK);
     }
   }
 }
