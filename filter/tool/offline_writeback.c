@@ -40,6 +40,7 @@ struct request {
 
 /* What is known before anything is written. */
 struct forecast {
+  uint64_t device_bytes;        /* that the cache uses */
   uint64_t disk_bytes, dirty_bytes, lost_bytes;
   bool incomplete;              /* damage may hide dirty data */
   struct epoch_use *epochs;
@@ -96,6 +97,7 @@ look (const struct request *request, struct pmem *pmem,
   }
   else if (r == 0) {
     forecast->incomplete = verdict == SNAPSHOT_RESCUE;
+    forecast->device_bytes = snap.engine.superblock.geometry.device_size;
     forecast->disk_bytes = snap.engine.superblock.bound
       ? snap.engine.superblock.backing_size : 0;
     forecast->dirty_bytes = epoch_queue_dirty_bytes (&snap.engine.queue);
@@ -175,6 +177,8 @@ write_back (const struct request *request, struct pmem *pmem,
   options.rescue = request->rescue;
   options.setting[SETTING_writeback_order] = request->order;
   options.heads = 1;
+  /* It is not for us to let the cache grow. */
+  pmem->size = forecast->device_bytes;
   r = cache_open (&options, pmem, &cache);
   if (r < 0) {
     pmem_close (pmem);

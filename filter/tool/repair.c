@@ -305,7 +305,8 @@ repair_segments (struct repair *repair, struct snapshot *snap)
   const uint32_t total = snap->engine.superblock.geometry.segment_count;
   int r = 0;
 
-  for (uint32_t id = 0; id < total; id++)
+  /* Those that recovery would hand out. */
+  for (uint32_t id = 0; id < snap->engine.superblock.usable_segments; id++)
     if (!table->segments[id].damaged
         && table->segments[id].state == SEGMENT_FREE)
       segment_adopt (table, &table->segments[id]);

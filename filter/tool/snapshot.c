@@ -4,6 +4,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -61,7 +62,7 @@ sort_findings (struct snapshot *snap)
 }
 
 static void
-say_why_not (enum superblock_verdict verdict)
+say_why_not (const struct superblock *sb, enum superblock_verdict verdict)
 {
   switch (verdict) {
   case SUPERBLOCK_UNFORMATTED:
@@ -70,6 +71,11 @@ say_why_not (enum superblock_verdict verdict)
   case SUPERBLOCK_HALF_FORMATTED:
     report (REPORT_ERROR, "there is no cache on it: its formatting was "
             "interrupted; nbdkit formats it anew");
+    break;
+  case SUPERBLOCK_CUT:
+    report (REPORT_ERROR, "the cache needs %" PRIu64 " bytes, the device has "
+            "only %" PRIu64 ": it was truncated or is another one",
+            sb->geometry.device_size, sb->pmem->size);
     break;
   case SUPERBLOCK_OK:
   case SUPERBLOCK_REFUSED:
@@ -94,7 +100,7 @@ snapshot_read (struct snapshot *snap, struct pmem *pmem,
   *verdict = SNAPSHOT_NO_CACHE;
   found = superblock_look (&engine->superblock, pmem);
   if (found != SUPERBLOCK_OK) {
-    say_why_not (found);
+    say_why_not (&engine->superblock, found);
     return 0;
   }
   engine->reader = (struct log_reader) {

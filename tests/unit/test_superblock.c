@@ -415,12 +415,12 @@ static enum superblock_verdict
 look_verdict (void)
 {
   struct pmem *look = memory_pmem_open (device);
-  struct superblock sb;
-  const enum superblock_verdict verdict = superblock_look (&sb, look);
+  struct superblock seen;
+  const enum superblock_verdict verdict = superblock_look (&seen, look);
 
   if (verdict == SUPERBLOCK_OK)
-    assert_int_equal (sb.read_only, le64_get (sb.media.ro_compat) != 0);
-  superblock_destroy (&sb);
+    assert_int_equal (seen.read_only, le64_get (seen.media.ro_compat) != 0);
+  superblock_destroy (&seen);
   pmem_close (look);
   return verdict;
 }
