@@ -290,8 +290,7 @@ target_open (const char *name, uint64_t expected, struct target **target)
 
   if (t == NULL)
     return -ENOMEM;
-  r = strstr (name, "://") || strncmp (name, "nbd", 3) == 0
-    ? open_nbd (t) : open_file (t);
+  r = strstr (name, "://") ? open_nbd (t) : open_file (t);
   if (r < 0) {
     const char *reason = t->nbd ? nbd_get_error () : NULL;
 

@@ -233,6 +233,30 @@ start opened file disk.img pmem="$dir/damaged.cache"
 nbdsh -u "$(uri opened)" -c 'h.pread (4096, 0)'
 stop opened
 
+say "fresh, then used, then grown"
+use_cache file
+cp before.img disk.img
+start small file disk.img pmem="$cache" pmem-size=20M pcache-segment-size=1M \
+      pcache-writeback-delay=0 pcache-gc-percent=30
+kill_hard small
+ctl 0 check "$cache"
+compare "$cache"
+start small file disk.img pmem="$cache" pcache-writeback-delay=0 \
+      pcache-gc-percent=30
+python client.py "$(uri small)" 2 "$(scaled 300)"
+stop small
+ctl 0 check "$cache"
+compare "$cache"
+before=$(reader info "$cache" | grep '^segments')
+start grown file disk.img pmem="$cache" pmem-size=34M \
+      pcache-writeback-delay=10m
+python client.py "$(uri grown)" 3 "$(scaled 100)"
+kill_hard grown
+[ "$(reader info "$cache" | grep '^segments')" != "$before" ] ||
+  fail "it has not grown"
+ctl 3 check "$cache"
+compare "$cache"
+
 say "hostile devices"
 corpus=$top_builddir/tests/hostile/test_corpus
 [ -x "$corpus" ] || skip "$corpus is not built"
