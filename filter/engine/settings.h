@@ -65,8 +65,8 @@ enum setting_type {
   X (dirty_low, "dirty-low", NUMBER, 0, 100, 60,                        \
      "a whole number from 0 to 100")                                    \
   X (space_timeout, "space-timeout", TIME, 0, HOURS_24_MS, 30000,       \
-     "a time from 0 to 24 hours, such as 30, 0.5, 250ms, 30s or 10m")    \
-  X (eviction, "eviction", CHOICE, 0, 2, EVICTION_CLOCK,                 \
+     "a time from 0 to 24 hours, such as 30, 0.5, 250ms, 30s or 10m")   \
+  X (eviction, "eviction", CHOICE, 0, 2, EVICTION_CLOCK,                \
      "clock|fifo|ghost")                                                \
   X (sequential_cutoff, "sequential-cutoff", SIZE, 0, INT64_MAX,        \
      UINT64_C (4) << 20, "a size such as 4M, or 0")                     \

@@ -69,7 +69,8 @@ begin_locked (struct streams *streams, unsigned i, struct range range)
   streams->end[i] = range_end (range);
 }
 
-/* False: the range is near the stream, but there is more gap than stream. */
+/* False: the range is near the stream, but too much between is missing.  Short
+ * reads that hit are not noted, so an eighth may be. */
 static bool
 extend_locked (struct streams *streams, unsigned i, struct range range)
 {
@@ -79,7 +80,7 @@ extend_locked (struct streams *streams, unsigned i, struct range range)
   const uint64_t span = end - start;
   const uint64_t bytes = MIN (s->bytes + range.length, span);
 
-  if (span - bytes > slack_of (range) + span / 16)
+  if (span - bytes > slack_of (range) + span / 8)
     return false;
   s->start = start;
   s->bytes = bytes;

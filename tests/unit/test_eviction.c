@@ -352,8 +352,8 @@ random_reads_are_no_stream (void **state)
 
         taken_for_one += note (&streams, at * length, length) > 4 * MIB;
       }
-      /* That costs no more than that it is not cached. */
-      assert_in_range (taken_for_one, 0, 50);
+      /* Not one in a hundred; and all it costs is that it is not cached. */
+      assert_in_range (taken_for_one, 0, 500);
       streams_destroy (&streams);
     }
 }
