@@ -427,6 +427,9 @@ lifecycle_cleanup (void)
   }
 
   cache_get_status (cache, &status);
+  if (status.bypassed && drained < 0)
+    report (REPORT_ERROR, "the backing store fails at the last flush: %s; "
+            "writes that were not flushed may be lost", strerror (-drained));
   sessions_end ();
   report_what_is_left (&status, tried, drained);
   write_statistics (&status);

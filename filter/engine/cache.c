@@ -60,7 +60,7 @@ struct cache {
   bool stop;                    /* lock; all below too */
   bool shutting_down;
   bool busy;                    /* write-back uses the backing store */
-  bool detaching;               /* and must not begin to again */
+  unsigned calling_off;         /* and must not begin to again */
   bool gc_busy;                 /* eviction uses the cache device */
   bool halted;                  /* neither must begin to */
   bool bypassing;               /* cache_bypass is under way */
@@ -99,14 +99,20 @@ cache_min_device_size (uint64_t segment_size)
 /* --- services --------------------------------------------------------- */
 
 static void
+hurry_locked (struct cache *cache)
+{
+  if (cache->writeback)
+    writeback_hurry (cache->writeback);
+}
+
+static void
 wake_services (struct cache *cache)
 {
   HOLD_LOCK (&cache->lock);
 
   cache->gc_calls++;
   pthread_cond_broadcast (&cache->wake);
-  if (cache->writeback)
-    writeback_hurry (cache->writeback);
+  hurry_locked (cache);
 }
 
 /* A head has left a segment, or the last writer has left such a one. */
@@ -206,7 +212,7 @@ writeback_is_due_locked (struct cache *cache, uint64_t *next_ms)
   };
 
   *next_ms = situation.now_ms + IDLE_MAX_MS;
-  if (!can_write_back (cache) || cache->detaching || cache->halted
+  if (!can_write_back (cache) || cache->calling_off > 0 || cache->halted
       || !oldest_dirty (engine, &situation.oldest_ms))
     return false;
   if (cache->failures > 0 && situation.now_ms < cache->retry_at_ms) {
@@ -346,7 +352,8 @@ cache_step_eviction (struct cache *cache)
   bool worked;
 
   assert (!cache->started);
-  return gc_step (&cache->engine, &worked) == 0 && worked;
+  return !cache_is_bypassed (cache)
+    && gc_step (&cache->engine, &worked) == 0 && worked;
 }
 
 bool
@@ -356,7 +363,7 @@ cache_step_writeback (struct cache *cache)
   int r;
 
   assert (!cache->started);
-  if (!can_write_back (cache))
+  if (!can_write_back (cache) || cache_is_bypassed (cache))
     return false;
   r = writeback_step (cache->writeback, UINT64_MAX, &worked);
   cache->writeback_error = r;
@@ -398,7 +405,7 @@ wait_for_space (struct engine *engine, uint64_t ticket,
   mutex_lock (&cache->lock);
   now = now_ms ();
   cache->want_space = true;
-  writeback_hurry (cache->writeback);
+  hurry_locked (cache);
   if (!MUTATION (T14_GC_BY_TIMER)) {
     cache->gc_calls++;
     pthread_cond_broadcast (&cache->wake);
@@ -722,19 +729,26 @@ cache_get_export (struct cache *cache, char name[CACHE_MAX_EXPORT_NAME + 1])
   return true;
 }
 
+/* Write-back stops as soon as it can.  What it has not written yet stays
+ * dirty. */
+static void
+call_off_locked (struct cache *cache)
+{
+  cache->calling_off++;
+  if (cache->busy)
+    writeback_cancel (cache->writeback);
+  while (cache->busy)
+    pthread_cond_wait (&cache->progress, &cache->lock);
+  if (--cache->calling_off == 0 && cache->writeback)
+    writeback_resume (cache->writeback);
+}
+
 void
 cache_detach (struct cache *cache)
 {
   HOLD_LOCK (&cache->lock);
 
-  cache->detaching = true;
-  if (cache->busy)
-    writeback_cancel (cache->writeback);
-  while (cache->busy)
-    pthread_cond_wait (&cache->progress, &cache->lock);
-  if (cache->writeback)
-    writeback_resume (cache->writeback);
-  cache->detaching = false;
+  call_off_locked (cache);
   cache->engine.backend = NULL;
   pthread_cond_broadcast (&cache->progress);
 }
@@ -782,8 +796,8 @@ mark_drain (struct cache *cache, struct cache_drain *drain)
   struct engine *engine = &cache->engine;
   int r;
 
-  /* What comes after this belongs to later epochs, which the drain does not wait
-   * for (T25). */
+  /* What comes after this belongs to later epochs, which the drain does not
+   * wait for (T25). */
   r = engine_flush (engine);
   if (r < 0)
     return r;
@@ -792,9 +806,10 @@ mark_drain (struct cache *cache, struct cache_drain *drain)
   return 0;
 }
 
+/* for_bypass: it ends when the server goes away, too. */
 static int
 await_drain (struct cache *cache, const struct cache_drain *drain,
-             uint64_t until_ms)
+             uint64_t until_ms, bool for_bypass)
 {
   struct engine *engine = &cache->engine;
   uint64_t through = drain->through;
@@ -809,11 +824,11 @@ await_drain (struct cache *cache, const struct cache_drain *drain,
   cache->failures = MIN (cache->failures, 1u);
   cache->retry_at_ms = 0;
   pthread_cond_broadcast (&cache->wake);
-  writeback_hurry (cache->writeback);
+  hurry_locked (cache);
   if (MUTATION (T25_ENDLESS_DRAIN))
     through = UINT64_MAX;
   while (!is_drained (engine, through)) {
-    if (!can_write_back (cache) || (cache->bypassing && cache->shutting_down))
+    if (!can_write_back (cache) || (for_bypass && cache->shutting_down))
       r = -ESHUTDOWN;
     else if (cache->failures >= DRAIN_FAILURES)
       r = cache->writeback_error;
@@ -854,7 +869,7 @@ cache_await_drain (struct cache *cache, const struct cache_drain *drain,
                    uint64_t timeout_ms)
 {
   return cache_is_bypassed (cache) ? 0
-    : await_drain (cache, drain, now_ms () + timeout_ms);
+    : await_drain (cache, drain, now_ms () + timeout_ms, false);
 }
 
 int
@@ -865,14 +880,22 @@ cache_drain (struct cache *cache, uint64_t timeout_ms)
   int r = cache_begin_drain (cache, &drain);
 
   return r < 0 || cache_is_bypassed (cache) ? r
-    : await_drain (cache, &drain, until_ms);
+    : await_drain (cache, &drain, until_ms, false);
+}
+
+static uint64_t
+drain_left_locked (struct cache *cache, const struct cache_drain *drain)
+{
+  return cache->writeback == NULL ? 0
+    : MIN (writeback_left (cache->writeback, drain->through), drain->bytes);
 }
 
 uint64_t
 cache_drain_left (struct cache *cache, const struct cache_drain *drain)
 {
-  return cache->writeback == NULL ? 0
-    : MIN (writeback_left (cache->writeback, drain->through), drain->bytes);
+  HOLD_LOCK (&cache->lock);
+
+  return drain_left_locked (cache, drain);
 }
 
 bool
@@ -884,7 +907,7 @@ cache_get_drain (struct cache *cache, uint64_t *bytes, uint64_t *left)
   if (cache->drains == 0)
     return false;
   *bytes = cache->drain.bytes;
-  *left = cache_drain_left (cache, &cache->drain);
+  *left = drain_left_locked (cache, &cache->drain);
   return true;
 }
 
@@ -896,6 +919,8 @@ cache_pause_writeback (struct cache *cache)
   HOLD_LOCK (&cache->lock);
 
   cache->paused = true;
+  if (cache->drains == 0)
+    call_off_locked (cache);
 }
 
 void
@@ -1022,7 +1047,7 @@ leave_device (struct cache *cache)
 
   r = mark_drain (cache, &drain);
   if (r == 0)
-    r = await_drain (cache, &drain, now_ms () + BYPASS_HOLD_MS);
+    r = await_drain (cache, &drain, now_ms () + BYPASS_HOLD_MS, true);
   if (r < 0)
     return r == -ETIMEDOUT ? -EAGAIN : r;
   set_halted (cache, true);
@@ -1032,6 +1057,21 @@ leave_device (struct cache *cache)
   if (r < 0)
     set_halted (cache, false);
   return r;
+}
+
+/* For as long as they had to wait.  False: the time is over, or the server goes
+ * away. */
+static bool
+let_requests_pass (struct cache *cache, uint64_t until_ms)
+{
+  const uint64_t now = now_ms ();
+  HOLD_LOCK (&cache->lock);
+
+  while (!cache->shutting_down && now + BYPASS_HOLD_MS < until_ms
+         && cond_wait_until (&cache->progress, &cache->lock,
+                             now + BYPASS_HOLD_MS))
+    ;
+  return !cache->shutting_down && now_ms () < until_ms;
 }
 
 static int
@@ -1045,7 +1085,7 @@ bypass (struct cache *cache, uint64_t until_ms)
     /* Most of it while requests go on. */
     r = cache_begin_drain (cache, &drain);
     if (r == 0)
-      r = await_drain (cache, &drain, until_ms);
+      r = await_drain (cache, &drain, until_ms, true);
     if (r < 0)
       return r;
     if (!entrance_shut (&cache->entrance, now_ms () + BYPASS_HOLD_MS))
@@ -1056,7 +1096,7 @@ bypass (struct cache *cache, uint64_t until_ms)
         return 0;
       entrance_open (&cache->entrance, false);
     }
-  } while (r == -EAGAIN && now_ms () < until_ms);
+  } while (r == -EAGAIN && let_requests_pass (cache, until_ms));
   return r == -EAGAIN ? -ETIMEDOUT : r;
 }
 
@@ -1115,8 +1155,11 @@ cache_stop (struct cache *cache, bool drain, uint64_t timeout_ms)
   if (drain)
     r = cache_drain (cache, timeout_ms);
   stop_threads (cache);
-  writeback_free (cache->writeback);
-  cache->writeback = NULL;
+  {
+    HOLD_LOCK (&cache->lock);
+    writeback_free (cache->writeback);
+    cache->writeback = NULL;
+  }
   if (cache_is_bypassed (cache))
     return r;
 

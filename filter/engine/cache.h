@@ -139,8 +139,9 @@ extern uint64_t cache_drain_left (struct cache *cache,
 extern bool cache_get_drain (struct cache *cache, uint64_t *bytes,
                              uint64_t *left);
 
-/* From now on nothing is written back but for drains.  A writer that finds no
- * space waits, as long as it takes.  Not remembered by the device. */
+/* When it returns, and from then on, nothing is written back but for drains.  A
+ * writer that finds no space waits, as long as it takes.  Not remembered by the
+ * device. */
 extern void cache_pause_writeback (struct cache *cache);
 extern void cache_resume_writeback (struct cache *cache);
 extern bool cache_is_paused (struct cache *cache);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 
-/* Who enters counts himself first and looks at the state then; who shuts it sets
- * the state first and counts then.  So one of the two sees the other.  All of this
- * is sequentially consistent. */
+/* Who enters counts himself first and looks at the state then; who shuts it
+ * sets the state first and counts then.  So one of the two sees the other.  All
+ * of this is sequentially consistent. */
 
 #include <config.h>
 

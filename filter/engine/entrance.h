@@ -4,8 +4,8 @@
  *
  * Whoever is inside may use the cache device.  entrance_shut lets nobody in any
  * more and waits until all have left; then it is either opened again, or left
- * for good.  To enter and to leave are one atomic add each, to a cache line that
- * few threads share. */
+ * for good.  To enter and to leave are one atomic add each, to a cache line
+ * that few threads share. */
 
 #ifndef PCACHE_ENTRANCE_H
 #define PCACHE_ENTRANCE_H
@@ -18,7 +18,8 @@
 
 struct entrance {
   struct {
-    _Alignas (64) _Atomic uint64_t inside;
+    _Atomic uint64_t inside;
+    uint8_t padding[64 - sizeof (uint64_t)];
   } lane[ENTRANCE_LANES];
   _Atomic int state;
   pthread_mutex_t lock;

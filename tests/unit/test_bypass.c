@@ -506,8 +506,8 @@ on_device_event (struct memory_device *d, enum memory_event event,
   device->hook = on_device_event;
 }
 
-/* The power goes at every instant of it, and after it, when writes have gone past
- * the device. */
+/* The power goes at every instant of it, and after it, when writes have gone
+ * past the device. */
 static void
 no_power_cut_brings_anything_old_back (void **state)
 {

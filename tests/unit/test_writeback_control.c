@@ -369,6 +369,18 @@ counted_requests (void)
   return stats_get (cache_stats (cache), STAT_writeback_requests);
 }
 
+#define EPOCH (256 * KIB)
+
+/* One step each. */
+static void
+write_epochs (uint64_t first, uint64_t end)
+{
+  for (uint64_t i = first; i < end; i++) {
+    write_bytes (i * EPOCH, EPOCH, 1);
+    assert_int_equal (cache_flush (cache), 0);
+  }
+}
+
 static void
 above_the_high_mark_it_is_written_back_to_the_low_one (void **state)
 {
@@ -377,19 +389,15 @@ above_the_high_mark_it_is_written_back_to_the_low_one (void **state)
   options.setting[SETTING_dirty_low] = 20;
   options.setting[SETTING_gc_percent] = 90;
   open_cache ();
-  /* Steps of an epoch each. */
-  for (uint64_t i = 0; i < 24; i++) {
-    write_bytes (i * 256 * KIB, 256 * KIB, 1);
-    assert_int_equal (cache_flush (cache), 0);
-  }
+  write_epochs (0, 24);
+  usleep_ms (50);
   assert_int_equal (count_writes (), 0);
-  for (uint64_t i = 24; i < 36; i++) {
-    write_bytes (i * 256 * KIB, 256 * KIB, 1);
-    assert_int_equal (cache_flush (cache), 0);
-  }
+  cache_pause_writeback (cache);
+  write_epochs (24, 36);
+  cache_resume_writeback (cache);
   AWAIT (status ().dirty_bytes <= 18 * MIB / 5);
   usleep_ms (50);
-  assert_true (status ().dirty_bytes > 18 * MIB / 5 - 2 * MIB);
+  assert_true (status ().dirty_bytes > 18 * MIB / 5 - 2 * EPOCH);
 
   /* As it is set while it runs. */
   set (SETTING_dirty_high, 0);
@@ -545,6 +553,29 @@ while_it_is_paused_writers_wait (void **state)
   assert_true (written);
 }
 
+/* What is under way is called off: whoever has paused it can rely on that. */
+static void
+a_pause_begins_at_once (void **state)
+{
+  unsigned writes;
+
+  (void) state;
+  options.setting[SETTING_writeback_rate] = 1;
+  options.setting[SETTING_writeback_delay] = 0;
+  open_cache ();
+  for (uint64_t i = 0; i < 8; i++)
+    write_bytes (i * MIB, 64 * KIB, 1);
+  AWAIT (counted_requests () > 0);
+  cache_pause_writeback (cache);
+  writes = count_writes ();
+  set (SETTING_writeback_rate, 0);
+  usleep_ms (50);
+  assert_int_equal (count_writes (), writes);
+  assert_true (status ().dirty_bytes > 0);
+  cache_resume_writeback (cache);
+  AWAIT (status ().dirty_bytes == 0);
+}
+
 static void
 a_drain_is_done_in_spite_of_a_pause (void **state)
 {
@@ -636,7 +667,6 @@ a_drain_ends_whatever_is_written (void **state)
   for (int order = WRITEBACK_STRICT; order <= WRITEBACK_BATCH; order++) {
     struct cache_drain drain;
     uint64_t left, before;
-    unsigned timeouts = 0;
     pthread_t thread;
     int r;
 
@@ -658,10 +688,8 @@ a_drain_ends_whatever_is_written (void **state)
       left = cache_drain_left (cache, &drain);
       assert_true (left <= before);
       before = left;
-      timeouts++;
     }
     assert_int_equal (r, 0);
-    assert_true (timeouts > 2);
     assert_int_equal (cache_drain_left (cache, &drain), 0);
     for (uint64_t i = 0; i < 10; i++)
       assert_int_equal (disk->bytes[MIB + i * 64 * KIB], 1);
@@ -755,8 +783,8 @@ a_drain_says_how_far_it_is (void **state)
 #define BLOCKS 256
 
 /* What it promises: between batches the disk is as it was at some flush, though
- * the store is slow, fails, and loses what it had not flushed when the power
- * goes; each hot block is written once a batch; nothing acknowledged is lost. */
+ * the store fails, and loses what it had not flushed when the power goes; each
+ * hot block is written once a batch; nothing acknowledged is lost. */
 static void
 between_batches_the_disk_is_legal (void **state)
 {
@@ -769,6 +797,7 @@ between_batches_the_disk_is_legal (void **state)
   small->engine.options.setting[SETTING_writeback_order] = WRITEBACK_BATCH;
   memory_backend_track (small->disk);
   small_engine_open (small);
+  memory_device_track (small->device, random_next (&random));
   for (unsigned round = 1; batches < 60 || failures < 20 || cuts < 10;
        round++) {
     const unsigned flushes = 1 + random_below (&random, 4);
@@ -807,7 +836,11 @@ between_batches_the_disk_is_legal (void **state)
     for (unsigned n = 0; n < BLOCKS; n++)
       expect_on_disk (small, n * BLOCK, BLOCK, version[n]);
     if (random_below (&random, 4) == 0) {
-      small_engine_kill (small);
+      struct memory_device *image = memory_device_crash (small->device,
+                                                         &random);
+
+      small_engine_use (small, image);
+      memory_device_track (image, random_next (&random));
       small_engine_open (small);
       for (unsigned n = 0; n < BLOCKS; n++)
         expect (small, n * BLOCK, BLOCK, version[n]);
@@ -869,6 +902,7 @@ main (int argc, char *argv[])
     TEST (a_stop_does_not_wait_for_the_rate),
     TEST (the_rate_gives_way_when_space_is_short),
     TEST (while_it_is_paused_writers_wait),
+    TEST (a_pause_begins_at_once),
     TEST (a_drain_is_done_in_spite_of_a_pause),
     TEST (a_pause_is_no_failure),
     TEST (a_shutdown_does_not_wait_for_a_pause),
