@@ -1496,15 +1496,15 @@ static void
 get_device (struct cache *cache, struct cache_status *status)
 {
   struct engine *engine = &cache->engine;
-  const struct media_superblock *media = &engine->superblock.media;
+  const struct media_superblock media = superblock_media (&engine->superblock);
   const struct control control = control_get (&engine->superblock);
 
   status->version = PACKAGE_VERSION;
-  status->format_version = le32_get (media->version);
-  status->superblock_flags = le32_get (media->flags);
-  status->compat_features = le64_get (media->compat);
-  status->ro_compat_features = le64_get (media->ro_compat);
-  status->incompat_features = le64_get (media->incompat);
+  status->format_version = le32_get (media.version);
+  status->superblock_flags = le32_get (media.flags);
+  status->compat_features = le64_get (media.compat);
+  status->ro_compat_features = le64_get (media.ro_compat);
+  status->incompat_features = le64_get (media.incompat);
   status->data_crc = engine->options.data_crc;
   status->persistent_memory = cache->persistent_memory;
   status->lost_data = control.lost;

@@ -405,6 +405,8 @@ superblock_bind (struct superblock *sb, uint64_t backing_size,
   r = twin_update (&sb->twin, sb->pmem, &media);
   if (r < 0)
     return r;
+  /* Status may be asked for meanwhile. */
+  HOLD_LOCK (&sb->control_lock);
   sb->media = media;
   sb->bound = true;
   sb->backing_size = backing_size;
@@ -519,4 +521,12 @@ control_get (struct superblock *sb)
     .gc_percent = atomic_load (&sb->gc_percent),
     .lost = atomic_load (&sb->lost),
   };
+}
+
+struct media_superblock
+superblock_media (struct superblock *sb)
+{
+  HOLD_LOCK (&sb->control_lock);
+
+  return sb->media;
 }

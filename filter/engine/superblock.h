@@ -138,4 +138,7 @@ extern int control_set_gc_percent (struct superblock *superblock,
 extern int control_set_lost (struct superblock *superblock, bool lost);
 extern struct control control_get (struct superblock *superblock);
 
+/* As it is on the device now.  From any thread. */
+extern struct media_superblock superblock_media (struct superblock *superblock);
+
 #endif /* PCACHE_SUPERBLOCK_H */
