@@ -1548,6 +1548,32 @@ cache_get_status (struct cache *cache, struct cache_status *status)
   get_backoff_locked (cache, now, status);
 }
 
+uint32_t
+cache_segment_count (struct cache *cache)
+{
+  return cache->engine.superblock.geometry.segment_count;
+}
+
+enum segment_role
+cache_segment_role (struct cache *cache, uint32_t id)
+{
+  struct engine *engine = &cache->engine;
+  const struct segment segment = segment_snapshot (&engine->segments, id);
+
+  if (segment.damaged)
+    return SEGMENT_ROLE_DAMAGED;
+  switch (segment.state) {
+  case SEGMENT_FREE:
+    return SEGMENT_ROLE_FREE;
+  case SEGMENT_OPEN:
+    return SEGMENT_ROLE_OPEN;
+  case SEGMENT_SEALED:
+    break;
+  }
+  return segment.epoch_max > control_get (&engine->superblock).written_back
+    ? SEGMENT_ROLE_DIRTY : SEGMENT_ROLE_CLEAN;
+}
+
 struct stats *
 cache_stats (struct cache *cache)
 {

@@ -223,4 +223,19 @@ extern void cache_get_status (struct cache *cache,
                               struct cache_status *status);
 extern struct stats *cache_stats (struct cache *cache);
 
+/* What a segment is there for now. */
+enum segment_role {
+  SEGMENT_ROLE_FREE,
+  SEGMENT_ROLE_CLEAN,           /* full, and all of it is written back */
+  SEGMENT_ROLE_OPEN,            /* being written to */
+  SEGMENT_ROLE_DIRTY,           /* full, and not all of it is written back */
+  SEGMENT_ROLE_DAMAGED,         /* its header is not valid */
+  SEGMENT_ROLES
+};
+
+extern uint32_t cache_segment_count (struct cache *cache);
+/* SEGMENT is less than that. */
+extern enum segment_role cache_segment_role (struct cache *cache,
+                                             uint32_t segment);
+
 #endif /* PCACHE_CACHE_H */
