@@ -193,6 +193,12 @@ set_statsfile (const char *value)
   return set_path (&config.statsfile, value);
 }
 
+static bool
+set_control (const char *value)
+{
+  return set_path (&config.control, value);
+}
+
 static const struct parameter {
   const char *key;
   bool (*set) (const char *value);
@@ -216,6 +222,7 @@ static const struct parameter {
   { "pcache-backing-id", set_backing_id, "a text of 1 to 255 bytes" },
   { "pcache-context", set_context, "auto, shared or connection" },
   { "pcache-statsfile", set_statsfile, "the path of a file to be written" },
+  { "pcache-control", set_control, "the path of a socket to be made" },
 };
 
 const char config_help[] =
@@ -276,7 +283,8 @@ const char config_help[] =
   "pcache-context=auto|shared|connection\n"
   "                             Open the plugin once for all, or use the\n"
   "                             clients' connections (default auto).\n"
-  "pcache-statsfile=<PATH>      Write counters to this file at exit.\n";
+  "pcache-statsfile=<PATH>      Write counters to this file at exit.\n"
+  "pcache-control=<SOCKET>      Make this unix socket, for pcachectl(1).\n";
 
 /* nbdkit itself has added pcache_path and pcache_name. */
 void
@@ -389,6 +397,8 @@ config_free (void)
   free (config.backing_id);
   free (config.export);
   free (config.statsfile);
+  free (config.control);
   config.pmem = config.backing_id = config.export = config.statsfile = NULL;
+  config.control = NULL;
   config.cache.backing_id = NULL;
 }

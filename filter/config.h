@@ -34,6 +34,7 @@ struct config {
   bool drain_on_exit;
   unsigned drain_timeout_ms;
   char *statsfile;              /* absolute path, or NULL */
+  char *control;                /* the same */
 };
 
 extern struct config config;

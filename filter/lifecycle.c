@@ -28,6 +28,7 @@
 #include "base/thread.h"
 #include "below.h"
 #include "config.h"
+#include "control/server.h"
 #include "control/status.h"
 #include "engine/cache.h"
 #include "engine/stats.h"
@@ -45,6 +46,7 @@
 
 static struct cache *cache;
 static FILE *stats_file;
+static struct control_server *control;  /* NULL: not asked for */
 static bool running;            /* set in after_fork, then constant */
 
 static pthread_t housekeeper;
@@ -258,9 +260,36 @@ keep_house (void *unused)
   return NULL;
 }
 
+static int
+start_control (void)
+{
+  const struct control_target target = {
+    .cache = cache, .device = config.pmem,
+  };
+
+  return control ? control_start (control, &target) : 0;
+}
+
+static void
+end_control (void)
+{
+  control_stop (control);
+  control = NULL;
+}
+
+static void
+end_housekeeper (void)
+{
+  mutex_lock (&lock);
+  cleaning_up = true;
+  pthread_cond_signal (&news);
+  mutex_unlock (&lock);
+  pthread_join (housekeeper, NULL);
+}
+
 /* Signals are for nbdkit's own threads. */
 static int
-start_housekeeper (void)
+start_threads (void)
 {
   sigset_t asynchronous;
   int r;
@@ -273,9 +302,14 @@ start_housekeeper (void)
   sigdelset (&asynchronous, SIGFPE);
   sigdelset (&asynchronous, SIGILL);
   pthread_sigmask (SIG_SETMASK, &asynchronous, &usual_signals);
-  r = pthread_create (&housekeeper, NULL, keep_house, NULL);
+  r = -pthread_create (&housekeeper, NULL, keep_house, NULL);
+  if (r == 0) {
+    r = start_control ();
+    if (r < 0)
+      end_housekeeper ();
+  }
   pthread_sigmask (SIG_SETMASK, &usual_signals, NULL);
-  return -r;
+  return r;
 }
 
 /* Life. ------------------------------------------------------------------ */
@@ -296,14 +330,36 @@ check_layers_below (void)
   return -1;
 }
 
-int
-lifecycle_get_ready (int thread_model)
+/* 0, or -1 after the reason was reported. */
+static int
+open_cache (void)
 {
   struct device_options options = {
     .path = config.pmem, .create_size = config.pmem_size,
   };
-  const bool parallel = thread_model == NBDKIT_THREAD_MODEL_PARALLEL;
   struct pmem *pmem;
+  int r;
+
+  if (device_open (&options, &pmem) < 0)
+    return -1;
+  report_about (config.pmem);
+  config.cache.device_size = config.pmem_size;
+  r = cache_open (&config.cache, pmem, &cache);
+  if (r < 0) {
+    report_about (NULL);
+    pmem_close (pmem);
+    cache = NULL;
+    return -1;
+  }
+  r = check_layers_below ();
+  report_about (NULL);
+  return r;
+}
+
+int
+lifecycle_get_ready (int thread_model)
+{
+  const bool parallel = thread_model == NBDKIT_THREAD_MODEL_PARALLEL;
   int r;
 
   gate_set_closed (!parallel,
@@ -325,19 +381,13 @@ lifecycle_get_ready (int thread_model)
     }
   }
 
-  if (sessions_init () == -1 || device_open (&options, &pmem) < 0)
+  if (sessions_init () == -1)
     return -1;
-  report_about (config.pmem);
-  config.cache.device_size = config.pmem_size;
-  r = cache_open (&config.cache, pmem, &cache);
-  if (r < 0) {
-    report_about (NULL);
-    pmem_close (pmem);
-    cache = NULL;
+  if (config.control && control_listen (config.control, &control) < 0)
     return -1;
-  }
-  r = check_layers_below ();
-  report_about (NULL);
+  r = open_cache ();
+  if (r < 0)
+    end_control ();
   return r;
 }
 
@@ -347,13 +397,15 @@ lifecycle_after_fork (void)
   int r = cache_start (cache);
 
   if (r == 0) {
-    r = start_housekeeper ();
+    r = start_threads ();
     if (r < 0)
       cache_stop (cache, false, 0);
   }
-  if (r < 0)
+  if (r < 0) {
+    end_control ();
     report (REPORT_ERROR, "cannot start threads: %s; all connections will be "
             "refused", strerror (-r));
+  }
   running = r == 0;
 }
 
@@ -410,22 +462,19 @@ lifecycle_cleanup (void)
     return;
 
   if (running) {
-    mutex_lock (&lock);
-    cleaning_up = true;
-    pthread_cond_signal (&news);
-    mutex_unlock (&lock);
-    pthread_join (housekeeper, NULL);
-
+    end_housekeeper ();
     begin_stopping ();
     tried = config.drain_on_exit && sessions_can_drain ();
     if (tried)
       drained = lifecycle_drain (lifecycle_drain_deadline ());
+    end_control ();
     r = cache_stop (cache, false, 0);
     if (r < 0)
       report (REPORT_ERROR, "the cache device %s fails: %s; writes that were "
               "not flushed may be lost", config.pmem, strerror (-r));
   }
 
+  end_control ();
   cache_get_status (cache, &status);
   if (status.bypassed && drained < 0)
     report (REPORT_ERROR, "the backing store fails at the last flush: %s; "
