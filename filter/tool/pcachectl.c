@@ -14,8 +14,18 @@
 
 #include "tool/command.h"
 #include "tool/offline.h"
+#include "tool/online.h"
 
 static const struct command *const commands[] = {
+  &status_command,
+  &metrics_command,
+  &watch_command,
+  &get_command,
+  &set_command,
+  &drain_command,
+  &flush_command,
+  &pause_command,
+  &resume_command,
   &inspect_command,
   &check_command,
   &map_command,
@@ -38,6 +48,23 @@ usage_error (const char *format, ...)
 }
 
 static void
+print_command (const struct command *command)
+{
+  printf ("  pcachectl %s %s\n      %s.\n", command->name, command->arguments,
+          command->summary);
+}
+
+static int
+run (const struct command *command, int argc, char *argv[])
+{
+  if (argc == 2 && strcmp (argv[1], "--help") == 0) {
+    print_command (command);
+    return EXIT_SUCCESS;
+  }
+  return command->run (argc, argv);
+}
+
+static void
 print_help (void)
 {
   puts ("usage: pcachectl COMMAND [OPTIONS] SOCKET|DEVICE [ARGUMENTS]\n"
@@ -45,8 +72,7 @@ print_help (void)
         "SOCKET is the pcache-control socket of a running cache, DEVICE a cache\n"
         "device that nobody has open.\n");
   for (const struct command *const *c = commands; *c; c++)
-    printf ("  pcachectl %s %s\n      %s.\n", (*c)->name, (*c)->arguments,
-            (*c)->summary);
+    print_command (*c);
   puts ("\n"
         "  pcachectl --help\n"
         "  pcachectl --version\n"
@@ -78,6 +104,6 @@ main (int argc, char *argv[])
   }
   for (const struct command *const *c = commands; *c; c++)
     if (strcmp (argv[1], (*c)->name) == 0)
-      return close_stdout ((*c)->run (argc - 1, argv + 1));
+      return close_stdout (run (*c, argc - 1, argv + 1));
   return usage_error ("%s: there is no such command", argv[1]);
 }
