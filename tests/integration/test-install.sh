@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 
 # make install puts the module where nbdkit itself looks for filters, and
-# --filter=pcache finds it there; nothing else of it is installed but the man
-# page; make uninstall takes it all away.
+# --filter=pcache finds it there; pcachectl, its completion and the man pages to
+# where these belong; nothing else; make uninstall takes it all away.
 
 # run-tests: not-asan
 
@@ -20,6 +20,15 @@ module=root$filterdir/nbdkit-pcache-filter.so
 [ -z "$(find root -name '*.la' -o -name '*.a' -o -name '*.h')" ] ||
   fail "it installs what nobody needs"
 cmp -s "$module" "$PCACHE_FILTER" || say "(relinked)"
+for file in '/bin/pcachectl' '/share/bash-completion/completions/pcachectl' \
+            '/nbdkit-pcache-filter.so'; do
+  [ "$(find root -type f -path "*$file" | wc -l)" = 1 ] || fail "no $file"
+done
+[ "$(find root -type f | grep -cv '/man1/')" = 3 ] || fail "something else"
+if command -v pod2man >/dev/null; then
+  [ "$(find root -name 'pcachectl.1*' | wc -l)" = 1 ] || fail "no pcachectl(1)"
+fi
+[ -n "$SANITIZERS" ] || "$(find root -path '*/bin/pcachectl')" --version
 
 # A directory of filters that is nbdkit's with this one in it.
 if [ -z "$SANITIZERS" ]; then
