@@ -21,7 +21,8 @@ filter=$top/filter
 lowest="base/* engine/format engine/backend engine/latency engine/settings engine/stats engine/status_list"
 media="$lowest pmem/pmem engine/twin engine/superblock engine/segment"
 log="$media engine/epoch_queue engine/log engine/log_reader"
-service="$log engine/index engine/lost engine/rate engine/streams engine/flights engine/ghost engine/rcu engine/record_io engine/flush engine/engine (engine/cache)"
+parts="$log engine/index engine/lost engine/rate engine/streams engine/flights engine/ghost engine/range_lock engine/engine (engine/cache)"
+service="$parts engine/rcu engine/record_io engine/flush engine/modes engine/append engine/holes"
 
 layers="
 base/*                  base/*
@@ -50,8 +51,12 @@ engine/entrance         base/*
 engine/passthrough      $lowest
 engine/log_reader       $media (engine/index)
 engine/log              $log (engine/index)
-engine/record_io        $log engine/index engine/rate engine/engine (engine/cache)
-engine/flush            $log engine/index engine/lost engine/record_io engine/rate engine/engine (engine/cache)
+engine/range_lock       base/*
+engine/record_io        $parts (engine/modes engine/holes)
+engine/flush            $parts engine/record_io (engine/modes engine/holes)
+engine/modes            $parts engine/flush (engine/holes)
+engine/append           $parts engine/record_io engine/flush engine/modes (engine/holes)
+engine/holes            $parts engine/record_io engine/flush engine/modes engine/append
 engine/read             $service
 engine/write            $service
 engine/replay           $service

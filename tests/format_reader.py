@@ -41,7 +41,7 @@ MAX_RECORDS = 128
 MAX_DATA = 65536
 
 FREE, OPEN, SEALED = 1, 2, 3
-DATA, ZERO, TRIM, LOST = 1, 2, 3, 4
+DATA, ZERO, TRIM, LOST, HOLE = 1, 2, 3, 4, 5
 KIND_NAMES = {DATA: 'data', ZERO: 'zero', TRIM: 'zero', LOST: 'lost'}
 
 
@@ -244,7 +244,9 @@ class Cache:
             if (place % 64 != 0
                     or place + round_up(r.length, 64) > set_start):
                 return None
-        elif r.kind not in (ZERO, TRIM, LOST) or r.length >= 2**32:  # [R5]
+        elif r.kind not in (ZERO, TRIM, LOST, HOLE) or r.length >= 2**32:
+            return None                                         # [R5]
+        if r.kind == HOLE and not r.clean:                      # [R5]
             return None
         return r
 
@@ -453,7 +455,8 @@ class Cache:
                  for r in s.records] for segment in self.segments]
         for sequence, epoch, r in heapq.merge(*runs, key=lambda x: x[0]):
             dirty = not r.clean and epoch > self.written_back   # [P1]
-            tail = self.tail_on_media if r.kind == LOST else self.tail
+            tail = (self.tail_on_media if r.kind in (LOST, HOLE)
+                    else self.tail)
             if sequence <= tail and not dirty:                  # [P2]
                 self.dropped += 1
                 continue
@@ -466,7 +469,7 @@ class Cache:
         if first < 0 or self.extents[first][1] <= start:
             first += 1
         last = bisect.bisect_left(self.starts, end)
-        new = [(start, end, record, dirty)]
+        new = [(start, end, record, dirty)] if record.kind != HOLE else []
         if first < last:
             old = self.extents[first]
             if old[0] < start:

@@ -58,6 +58,12 @@ enum mutation {
   PORTION_UNFLUSHED,            /* of an epoch, and not written again */
   BYPASS_WITHOUT_TAIL,          /* the device that was left stays valid */
   SPARE_OVER_NEWEST,            /* of a twin's last two places the newest first */
+  MODE_WITHOUT_DRAIN,           /* written through over what is dirty */
+  THROUGH_UNDURABLE,            /* written through before it is durable here */
+  SETTLE_TOO_MUCH,              /* also what is still on its way through */
+  AROUND_WITHOUT_HOLE,          /* written around, and the cache keeps the old */
+  AROUND_FILLED_UNFLUSHED,      /* what was written around is cached too soon */
+  AROUND_FILLED,                /* what is being written around is cached */
 };
 
 #ifdef PCACHE_MUTATIONS

@@ -24,6 +24,7 @@
 #include "engine/engine.h"
 #include "engine/entrance.h"
 #include "engine/gc.h"
+#include "engine/holes.h"
 #include "engine/layout.h"
 #include "engine/passthrough.h"
 #include "engine/recovery.h"
@@ -72,6 +73,7 @@ struct cache {
   struct cache_drain drain;     /* the latest of them */
   _Atomic int bypass_error;     /* of the last write past the cache */
   uint64_t gc_calls;            /* so that no wake-up is missed */
+  uint64_t attempts;            /* to write back that have ended */
   int writeback_error;          /* of the last attempt */
   unsigned failures;            /* attempts in a row, since it was attached */
   bool said_failing;            /* and not yet that it works again */
@@ -183,9 +185,15 @@ count_requests (struct engine *engine)
 }
 
 static bool
+is_passable (enum write_path path)
+{
+  return path != PATH_CLOSED && path != PATH_BROKEN;
+}
+
+static bool
 is_urgent_locked (struct cache *cache)
 {
-  return cache->drains > 0
+  return cache->drains > 0 || !is_passable (modes_path (&cache->engine.modes))
     || (!cache->paused
         && (cache->want_space || space_is_short (&cache->engine)));
 }
@@ -205,15 +213,23 @@ writeback_is_due_locked (struct cache *cache, uint64_t *next_ms)
 {
   struct engine *engine = &cache->engine;
   const struct geometry *geometry = &engine->superblock.geometry;
+  const enum write_path path = modes_path (&engine->modes);
+  const bool pending = modes_is_pending (engine);
   struct situation situation = {
     .now_ms = now_ms (),
-    .drain = cache->drains > 0,
     .paused = cache->paused,
   };
+  const bool must_flush = modes_is_flush_due (engine, situation.now_ms)
+    || (cache->drains > 0 && modes_is_unflushed (&engine->modes));
 
+  situation.oldest_ms = situation.now_ms;
+  /* Another mode is as a drain, and who waits for it does so also in a pause. */
+  situation.drain = cache->drains > 0 || must_flush || !is_passable (path)
+    || (pending && !cache->paused);
   *next_ms = situation.now_ms + IDLE_MAX_MS;
   if (!can_write_back (cache) || cache->calling_off > 0 || cache->halted
-      || !oldest_dirty (engine, &situation.oldest_ms))
+      || (!oldest_dirty (engine, &situation.oldest_ms) && !pending
+          && !must_flush))
     return false;
   if (cache->failures > 0 && situation.now_ms < cache->retry_at_ms) {
     *next_ms = cache->retry_at_ms;
@@ -260,7 +276,21 @@ note_attempt_locked (struct cache *cache, int error, bool progress)
       : now + MIN (BACKOFF_MIN_MS << doublings, limit);
   }
   cache->writeback_error = error;
+  cache->attempts++;
   pthread_cond_broadcast (&cache->progress);
+}
+
+/* Of epochs up to LIMIT; as writeback_step. */
+static int
+take_step (struct cache *cache, uint64_t limit, bool *worked)
+{
+  struct engine *engine = &cache->engine;
+
+  if (!modes_begin_step (engine))
+    return modes_settle_step (engine, worked);
+  return modes_end_step (engine,
+                         writeback_step (cache->writeback, limit, worked),
+                         worked);
 }
 
 static void *
@@ -284,7 +314,7 @@ writeback_main (void *opaque)
     cache->want_space = false;  /* who still waits afterwards says so again */
     mutex_unlock (&cache->lock);
 
-    r = writeback_step (cache->writeback, UINT64_MAX, &worked);
+    r = take_step (cache, UINT64_MAX, &worked);
 
     mutex_lock (&cache->lock);
     cache->busy = false;
@@ -365,7 +395,7 @@ cache_step_writeback (struct cache *cache)
   assert (!cache->started);
   if (!can_write_back (cache) || cache_is_bypassed (cache))
     return false;
-  r = writeback_step (cache->writeback, UINT64_MAX, &worked);
+  r = take_step (cache, UINT64_MAX, &worked);
   cache->writeback_error = r;
   if (r < 0)
     stats_add (cache->engine.stats, STAT_writeback_errors, 1);
@@ -434,6 +464,33 @@ wait_for_space (struct engine *engine, uint64_t ticket,
   return 0;
 }
 
+static int
+wait_for_path (struct engine *engine)
+{
+  struct cache *cache = cache_of (engine);
+
+  if (!cache->started) {
+    (void) cache_step_writeback (cache);
+    return cache->writeback_error;
+  }
+
+  HOLD_LOCK (&cache->lock);
+  const uint64_t attempts = cache->attempts;
+
+  /* Who waits here does so instead of asking the backing store, so it is asked
+   * as often. */
+  cache->retry_at_ms = 0;
+  pthread_cond_broadcast (&cache->wake);
+  while (!is_passable (modes_path (&engine->modes))) {
+    if (cache->stop || !can_write_back (cache))
+      return -ESHUTDOWN;
+    if (cache->attempts != attempts && cache->writeback_error < 0)
+      return cache->writeback_error;
+    cond_wait_until (&cache->progress, &cache->lock, now_ms () + IDLE_MAX_MS);
+  }
+  return 0;
+}
+
 /* --- open and close --------------------------------------------------- */
 
 /* Never so many that a small cache is pinned by idle heads (T13). */
@@ -455,6 +512,8 @@ static int
 set_setting (struct engine *engine, enum setting which, uint64_t value)
 {
   setting_put (&engine->settings, which, value);
+  if (which == SETTING_mode)
+    modes_setting_changed (engine);
   return which == SETTING_gc_percent
     ? control_set_gc_percent (&engine->superblock, value) : 0;
 }
@@ -491,6 +550,7 @@ init_parts (struct engine *engine)
   lost_init (&engine->lost);
   streams_init (&engine->streams);
   flights_init (&engine->flights);
+  modes_init (&engine->modes);
   rate_init (&engine->writeback_rate, now_ms ());
 }
 
@@ -503,6 +563,7 @@ close_parts (struct engine *engine)
   streams_destroy (&engine->streams);
   flights_destroy (&engine->flights);
   ghost_destroy (&engine->ghost);
+  modes_destroy (&engine->modes);
   rate_destroy (&engine->writeback_rate);
   segment_table_close (&engine->segments);
   index_free (engine->index);
@@ -597,6 +658,7 @@ cache_open (const struct cache_options *options, struct pmem *pmem,
   cache->engine.options = *options;
   cache->engine.pmem = pmem;
   cache->engine.wait_for_space = wait_for_space;
+  cache->engine.wait_for_path = wait_for_path;
   cache->engine.is_urgent = is_urgent;
   entrance_init (&cache->entrance);
   pthread_mutex_init (&cache->lock, NULL);
@@ -711,6 +773,7 @@ cache_attach (struct cache *cache, struct backend *backend,
     return r;
   HOLD_LOCK (&cache->lock);
   engine->backend = backend;
+  modes_attach (engine);
   cache->failures = 0;
   cache->writeback_error = 0;
   pthread_cond_broadcast (&cache->wake);
@@ -749,6 +812,7 @@ cache_detach (struct cache *cache)
   HOLD_LOCK (&cache->lock);
 
   call_off_locked (cache);
+  modes_detach (&cache->engine);
   cache->engine.backend = NULL;
   pthread_cond_broadcast (&cache->progress);
 }
@@ -766,21 +830,22 @@ cache_begin_shutdown (struct cache *cache)
 }
 
 static bool
-is_drained (struct engine *engine, uint64_t through)
+is_drained (struct engine *engine, const struct cache_drain *goal)
 {
   uint64_t epoch, since;
 
-  return !epoch_queue_first (&engine->queue, &epoch, &since)
-    || epoch > through;
+  return (!epoch_queue_first (&engine->queue, &epoch, &since)
+          || epoch > goal->through)
+    && modes_is_flushed (&engine->modes, goal->around);
 }
 
 static int
-drain_by_hand (struct cache *cache, uint64_t through)
+drain_by_hand (struct cache *cache, const struct cache_drain *goal)
 {
-  while (!is_drained (&cache->engine, through)) {
+  while (!is_drained (&cache->engine, goal)) {
     bool worked;
     int r = can_write_back (cache)
-      ? writeback_step (cache->writeback, through, &worked) : -ESHUTDOWN;
+      ? take_step (cache, goal->through, &worked) : -ESHUTDOWN;
 
     cache->writeback_error = r;
     if (r < 0)
@@ -803,6 +868,7 @@ mark_drain (struct cache *cache, struct cache_drain *drain)
     return r;
   drain->through = log_closed_through (engine->log);
   drain->bytes = epoch_queue_dirty_through (&engine->queue, drain->through);
+  drain->around = modes_around (&engine->modes);
   return 0;
 }
 
@@ -812,11 +878,11 @@ await_drain (struct cache *cache, const struct cache_drain *drain,
              uint64_t until_ms, bool for_bypass)
 {
   struct engine *engine = &cache->engine;
-  uint64_t through = drain->through;
+  struct cache_drain goal = *drain;
   int r = 0;
 
   if (!cache->started)
-    return drain_by_hand (cache, through);
+    return drain_by_hand (cache, &goal);
 
   HOLD_LOCK (&cache->lock);
   if (cache->drains++ == 0 || drain->through >= cache->drain.through)
@@ -826,14 +892,14 @@ await_drain (struct cache *cache, const struct cache_drain *drain,
   pthread_cond_broadcast (&cache->wake);
   hurry_locked (cache);
   if (MUTATION (T25_ENDLESS_DRAIN))
-    through = UINT64_MAX;
-  while (!is_drained (engine, through)) {
+    goal.through = UINT64_MAX;
+  while (!is_drained (engine, &goal)) {
     if (!can_write_back (cache) || (for_bypass && cache->shutting_down))
       r = -ESHUTDOWN;
     else if (cache->failures >= DRAIN_FAILURES)
       r = cache->writeback_error;
     else if (!cond_wait_until (&cache->progress, &cache->lock, until_ms)
-             && !is_drained (engine, through))
+             && !is_drained (engine, &goal))
       r = cache->writeback_error < 0 ? cache->writeback_error : -ETIMEDOUT;
     if (r < 0)
       break;
@@ -1042,6 +1108,7 @@ static int
 leave_device (struct cache *cache)
 {
   struct engine *engine = &cache->engine;
+  const struct cache_drain everything = { .through = UINT64_MAX };
   struct cache_drain drain;
   int r;
 
@@ -1052,7 +1119,7 @@ leave_device (struct cache *cache)
     return r == -ETIMEDOUT ? -EAGAIN : r;
   set_halted (cache, true);
   /* Records that eviction or write-back wrote elsewhere meanwhile. */
-  r = log_dirty_bytes (engine->log) > 0 || !is_drained (engine, UINT64_MAX)
+  r = log_dirty_bytes (engine->log) > 0 || !is_drained (engine, &everything)
     ? -EAGAIN : void_device (cache);
   if (r < 0)
     set_halted (cache, false);
@@ -1171,6 +1238,12 @@ cache_stop (struct cache *cache, bool drain, uint64_t timeout_ms)
      * while nobody looks is noticed at the next start. */
     log_retire_heads (engine->log);
     s = log_seal_retired (engine->log, &sealed);
+  }
+  /* What went around the cache is nowhere else. */
+  if (engine->backend && modes_is_unflushed (&engine->modes)) {
+    const int flushed = modes_settle (engine);
+
+    r = r < 0 ? r : flushed;
   }
   if (s < 0 && !MUTATION (T17_LAST_FLUSH_IGNORED)) {
     report (REPORT_ERROR, "the cache device failed at the last flush: %s; data "
@@ -1353,7 +1426,7 @@ cache_flush (struct cache *cache)
   if (!entrance_enter (&cache->entrance))
     r = note_bypass (cache, flush_bypassed (cache));
   else {
-    r = engine_flush (engine);
+    r = modes_flush (engine);
     entrance_leave (&cache->entrance);
   }
   return ended (engine, TIMER_flush_latency, start, r);
@@ -1367,7 +1440,8 @@ cache_prefetch (struct cache *cache, struct range range)
   if (!is_on_disk (cache, range))
     return -EINVAL;
   stats_add (cache->engine.stats, STAT_prefetches, 1);
-  if (!entrance_enter (&cache->entrance))
+  if (cache_get_setting (cache, SETTING_mode) == MODE_WRITEONLY
+      || !entrance_enter (&cache->entrance))
     return 0;
   r = engine_prefetch (&cache->engine, range);
   entrance_leave (&cache->entrance);
@@ -1391,6 +1465,22 @@ cache_map (struct cache *cache, struct range range, enum map_kind *kind,
 }
 
 int
+cache_invalidate (struct cache *cache, struct range range,
+                  uint64_t *dropped_bytes)
+{
+  int r;
+
+  *dropped_bytes = 0;
+  if (!is_on_disk (cache, range))
+    return -EINVAL;
+  if (!entrance_enter (&cache->entrance))
+    return 0;                   /* nothing is cached */
+  r = holes_invalidate (&cache->engine, range, dropped_bytes);
+  entrance_leave (&cache->entrance);
+  return r;
+}
+
+int
 cache_set (struct cache *cache, enum setting which, uint64_t value)
 {
   int r = 0;
@@ -1404,6 +1494,10 @@ cache_set (struct cache *cache, enum setting which, uint64_t value)
   else
     setting_put (&cache->engine.settings, which, value);
   wake_services (cache);
+  if (which == SETTING_mode) {
+    HOLD_LOCK (&cache->lock);
+    pthread_cond_broadcast (&cache->progress);  /* who waits may go on */
+  }
   return r;
 }
 
@@ -1444,6 +1538,18 @@ get_counted (struct stats *stats, struct cache_status *status)
                                   status->read_miss_bytes);
 }
 
+static const char *
+mode_name (enum cache_mode mode)
+{
+  switch (mode) {
+  case MODE_WRITEBACK: return "writeback";
+  case MODE_WRITETHROUGH: return "writethrough";
+  case MODE_WRITEAROUND: return "writearound";
+  case MODE_WRITEONLY: return "writeonly";
+  }
+  return "?";
+}
+
 static void
 get_dirty (struct engine *engine, uint64_t now, struct cache_status *status)
 {
@@ -1454,6 +1560,7 @@ get_dirty (struct engine *engine, uint64_t now, struct cache_status *status)
   const uint64_t in_queue = epoch_queue_dirty_bytes (&engine->queue);
   const bool is_queued = epoch_queue_oldest (&engine->queue, &queued);
 
+  status->mode = mode_name (modes_in_effect (engine));
   status->dirty_bytes = in_sets + in_queue;
   status->epoch = log_epoch (engine->log);
   if (!in_set && !is_queued)

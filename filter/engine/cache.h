@@ -86,7 +86,8 @@ extern bool cache_get_export (struct cache *cache,
                               char name[CACHE_MAX_EXPORT_NAME + 1]);
 
 /* Stop using the backing store: waits for requests to it that are under
- * way, starts no new ones.  Dirty data stays in the cache.  No client
+ * way, starts no new ones.  Dirty data stays in the cache.  What went around the
+ * cache and was not flushed is only in the backing store: flush that.  No client
  * request may be under way or come until the next cache_attach. */
 extern void cache_detach (struct cache *cache);
 
@@ -100,6 +101,12 @@ extern int cache_zero (struct cache *cache, struct range range,
 extern int cache_trim (struct cache *cache, struct range range, bool fua);
 extern int cache_flush (struct cache *cache);
 extern int cache_prefetch (struct cache *cache, struct range range);
+
+/* The backing store was changed there, or may have been: drop clean data of the range,
+ * durably; what is read there now is not cached.  Dirty data stays.
+ * *dropped_bytes were in the cache. */
+extern int cache_invalidate (struct cache *cache, struct range range,
+                             uint64_t *dropped_bytes);
 
 enum map_kind {
   MAP_HOLE,                     /* not in the cache: ask the plugin */
@@ -122,6 +129,7 @@ extern int cache_drain (struct cache *cache, uint64_t timeout_ms);
  * durable in the cache; the second may be called again after -ETIMEDOUT. */
 struct cache_drain {
   uint64_t through;             /* epoch */
+  uint64_t around;              /* writes that went around the cache */
   uint64_t bytes;               /* dirty when it began */
 };
 
@@ -166,8 +174,9 @@ extern bool cache_is_bypassed (struct cache *cache);
 extern void cache_begin_shutdown (struct cache *cache);
 
 /* End the service threads.  drain: write everything back first, as
- * cache_drain.  Everything acknowledged is durable in the cache afterwards,
- * or the return value says that it is not. */
+ * cache_drain.  Everything acknowledged is durable in the cache afterwards, or (mode
+ * writearound) in the backing store, if one is attached; or the return value says
+ * that it is not. */
 extern int cache_stop (struct cache *cache, bool drain, uint64_t timeout_ms);
 extern void cache_close (struct cache *cache);
 
@@ -179,7 +188,8 @@ extern bool cache_step_eviction (struct cache *cache);
 extern bool cache_step_writeback (struct cache *cache);
 
 /* Change a setting.  -EINVAL: not such a value.  gc_percent is remembered by the
- * device when it returns 0. */
+ * device when it returns 0.  A mode without dirty data is in effect only when
+ * everything has been written back; until then status.mode says what is. */
 extern int cache_set (struct cache *cache, enum setting which,
                       uint64_t value);
 extern uint64_t cache_get_setting (struct cache *cache, enum setting which);

@@ -17,10 +17,12 @@
 #include "engine/epoch_queue.h"
 #include "engine/flights.h"
 #include "engine/ghost.h"
+#include "engine/holes.h"
 #include "engine/index.h"
 #include "engine/log.h"
 #include "engine/log_reader.h"
 #include "engine/lost.h"
+#include "engine/modes.h"
 #include "engine/rate.h"
 #include "engine/segment.h"
 #include "engine/settings.h"
@@ -45,6 +47,8 @@ struct engine {
   struct streams streams;       /* of reads */
   struct flights flights;
   struct ghost ghost;
+  struct holes holes;
+  struct modes modes;
   struct rate writeback_rate;   /* bytes sent to the backing store */
 
   /* Wait until a segment may have become free since TICKET was taken.
@@ -54,6 +58,9 @@ struct engine {
   /* Somebody waits for write-back: pcache-writeback-rate is not in force.
    * NULL: nobody ever does. */
   bool (*is_urgent) (struct engine *);
+  /* The path is CLOSED or BROKEN: wait until it is another, or until an attempt to
+   * write back has failed.  0: look again.  -errno: give up. */
+  int (*wait_for_path) (struct engine *);
 };
 
 /* cache.c: for tests and tools that look inside. */
@@ -82,6 +89,9 @@ extern int engine_flush (struct engine *engine);
 /* FUA: make what was appended with this reservation durable, end the epoch, and
  * release the reservation. */
 extern int engine_commit (struct engine *engine, struct reservation *res);
+
+/* The same, but the epoch goes on. */
+extern int engine_persist (struct engine *engine, struct reservation *res);
 
 /* Move the records of open sets that could not be stored to other segments.
  * 1: there were some; 0: none; -errno: they are where they were, and will be

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/cleanup.h"
 #include "engine/epoch_queue.h"
@@ -87,6 +88,27 @@ epoch_queue_list (struct epoch_queue *queue, uint64_t through,
        entry != &queue->head && entry->epoch <= through; entry = entry->next)
     (*entries)[n++] = *entry;
   *count = n;
+  return 0;
+}
+
+int
+epoch_queue_names (struct epoch_queue *queue, uint64_t **names, size_t *count)
+{
+  HOLD_LOCK (&queue->lock);
+  const struct set_entry *entry;
+
+  *count = 0;
+  for (entry = queue->head.next; entry != &queue->head; entry = entry->next)
+    *count += entry->name_count;
+  *names = malloc ((*count + 1) * sizeof **names);
+  if (*names == NULL)
+    return -ENOMEM;
+  *count = 0;
+  for (entry = queue->head.next; entry != &queue->head; entry = entry->next) {
+    memcpy (*names + *count, entry->names,
+            entry->name_count * sizeof **names);
+    *count += entry->name_count;
+  }
   return 0;
 }
 

@@ -15,6 +15,7 @@
 
 #include <pthread.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 struct set_entry {
@@ -61,6 +62,10 @@ extern bool epoch_queue_oldest (struct epoch_queue *queue,
  * Their names stay the queue's, until they are dropped.  0 or -ENOMEM. */
 extern int epoch_queue_list (struct epoch_queue *queue, uint64_t through,
                              struct set_entry **entries, uint64_t *count);
+
+/* The names of all entries, in a new array of *COUNT.  0 or -ENOMEM. */
+extern int epoch_queue_names (struct epoch_queue *queue, uint64_t **names,
+                              size_t *count);
 
 /* Remember that the set of ENTRY, a copy, is damaged.  True the first time. */
 extern bool epoch_queue_note_damage (struct epoch_queue *queue,

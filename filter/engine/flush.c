@@ -89,8 +89,15 @@ publish (struct move *move, const struct extent *extent, struct range range,
   return r;
 }
 
+static bool
+belongs (const struct piece *piece, const struct extent *extent)
+{
+  return extent == NULL ? piece->is_hole
+    : !piece->is_hole && extent_name (&piece->extent) == extent_name (extent);
+}
+
 /* The first run in RANGE, as long as it goes on, that is mapped to the record
- * of EXTENT.  RANGE is locked. */
+ * of EXTENT, or (NULL) to none.  RANGE is locked. */
 static bool
 find_run_locked (struct move *move, const struct extent *extent,
                  struct range range, struct range *run)
@@ -106,8 +113,7 @@ find_run_locked (struct move *move, const struct extent *extent,
 
     index_walk_locked (&cursor, move->engine->index, part, false);
     while (index_next_piece (&cursor, &piece))
-      if (!piece.is_hole
-          && extent_name (&piece.extent) == extent_name (extent)) {
+      if (belongs (&piece, extent)) {
         if (run->length == 0)
           run->start = piece.range.start;
         run->length += piece.range.length;
@@ -133,13 +139,18 @@ find_run (struct move *move, const struct extent *extent, struct range range,
 }
 
 /* A zero may be longer than a chunk, and must not need a record for each: there
- * might never be so much room.  *moved: bytes. */
+ * might never be so much room.  *moved: bytes.
+ *
+ * Of a hole, EXTENT NULL, what is one now is said again: with whatever is mapped
+ * there by now, nothing older will be found. */
 static int
 move_without_data (struct move *move, const struct extent *extent,
                    struct range range, enum record_kind kind, uint64_t *moved)
 {
   struct engine *engine = move->engine;
-  struct record record = { .kind = kind, .clean = kind == RECORD_LOST };
+  struct record record = {
+    .kind = kind, .clean = kind == RECORD_LOST || kind == RECORD_HOLE,
+  };
   struct range *run = &record.range;
   unsigned attempt = 0;
   int r;
@@ -233,6 +244,8 @@ move_record (struct move *move, const struct record *record)
   uint64_t moved;
   int r = 0;
 
+  if (record->kind == RECORD_HOLE)
+    return move_without_data (move, NULL, record->range, RECORD_HOLE, &moved);
   record_to_extent (record, &extent);
   if (record->clean && record->kind != RECORD_LOST) {
     /* Only cached: and with no record on media nothing would unmap it when its
@@ -316,12 +329,25 @@ engine_flush (struct engine *engine)
   return r;
 }
 
-int
-engine_commit (struct engine *engine, struct reservation *res)
+static int
+end_reservation (struct engine *engine, struct reservation *res,
+                 int (*make_durable) (struct log *, struct reservation *))
 {
   const uint64_t moves = log_moves (engine->log);
-  const int r = log_commit (engine->log, res);
+  const int r = make_durable (engine->log, res);
 
   log_release (engine->log, res);
   return r < 0 && may_succeed (engine, moves) ? engine_flush (engine) : r;
+}
+
+int
+engine_commit (struct engine *engine, struct reservation *res)
+{
+  return end_reservation (engine, res, log_commit);
+}
+
+int
+engine_persist (struct engine *engine, struct reservation *res)
+{
+  return end_reservation (engine, res, log_persist);
 }

@@ -216,6 +216,7 @@ enum record_kind {
   RECORD_ZERO = 2,              /* reads as zeros */
   RECORD_TRIM = 3,              /* reads as zeros, need not be stored */
   RECORD_LOST = 4,              /* dirty data that can no longer be read */
+  RECORD_HOLE = 5,              /* not cached: older records do not count */
 };
 
 /* record.flags */

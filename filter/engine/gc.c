@@ -11,6 +11,7 @@
 #include "base/mutation.h"
 #include "base/report.h"
 #include "engine/gc.h"
+#include "engine/holes.h"
 #include "engine/rcu.h"
 
 #ifdef __SANITIZE_THREAD__
@@ -196,6 +197,10 @@ evict_record (struct eviction *ev, const struct record *record)
   struct extent extent;
   unsigned hits = 0, removed;
 
+  /* Nothing is mapped to it, and the tail will be at or above all that it makes
+   * void. */
+  if (record->kind == RECORD_HOLE)
+    return;
   record_to_extent (record, &extent);
   index_lock (engine->index, record->range);
   if (record->kind == RECORD_DATA
@@ -266,6 +271,7 @@ evict (struct engine *engine, struct segment *segment)
     return r;
 
   /* 1. Out of the index.  Crash: replay brings it all back. */
+  holes_note_unmapped (engine, ev->segment.sequence_max);
   empty (ev);
   if (MUTATION (T4_REUSE_BEFORE_TAIL)) {
     const uint64_t through = ev->segment.sequence_max;

@@ -219,6 +219,17 @@ index_unlock (struct index *index, struct range range)
     region_unlock (region);
 }
 
+void
+index_await_locks (struct index *index)
+{
+  unsigned i;
+
+  for (i = 0; i < index->nr_regions; ++i) {
+    region_lock (&index->regions[i]);
+    region_unlock (&index->regions[i]);
+  }
+}
+
 /*-- Changes. --*/
 
 int
@@ -255,22 +266,49 @@ check_extent (const struct index *index, const struct extent *extent)
   }
 }
 
+static void
+make_fills_stale (struct region *region, struct range range)
+{
+  struct fill *fill;
+
+  assert (region->locked);
+  for (fill = region->fills; fill != NULL; fill = fill->next)
+    if (range_overlaps (fill->range, range))
+      fill->stale = true;
+}
+
 void
 index_insert_locked (struct index *index, const struct extent *extent)
 {
   struct region_walk walk;
   struct region *region;
-  struct fill *fill;
 
   check_extent (index, extent);
   region_walk_start (&walk, index, extent->range);
   while ((region = region_walk_next (&walk)) != NULL) {
-    assert (region->locked);
-    for (fill = region->fills; fill != NULL; fill = fill->next)
-      if (range_overlaps (fill->range, extent->range))
-        fill->stale = true;
+    make_fills_stale (region, extent->range);
     extent_tree_insert (&region->tree, extent);
   }
+}
+
+void
+index_drop_locked (struct index *index, struct range range)
+{
+  struct region_walk walk;
+  struct region *region;
+
+  region_walk_start (&walk, index, range);
+  while ((region = region_walk_next (&walk)) != NULL) {
+    make_fills_stale (region, range);
+    extent_tree_remove (&region->tree, range, NULL);
+  }
+}
+
+void
+index_make_fills_stale_locked (struct index *index, struct range range)
+{
+  assert (is_in_one_region (index, range));
+  make_fills_stale (region_of (index, range.start), range);
 }
 
 /* The records of which EXTENT is a part: there is one. */

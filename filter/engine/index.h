@@ -87,6 +87,10 @@ extern size_t index_memory (struct index *index);
 extern void index_lock (struct index *index, struct range range);
 extern void index_unlock (struct index *index, struct range range);
 
+/* Whoever has any region locked when this is called has let go of it when it
+ * returns. */
+extern void index_await_locks (struct index *index);
+
 /* Make sure that EXTENTS later calls of index_insert_locked for extents
  * in RANGE, or clips by them, need no memory.  0, or -ENOMEM with nothing
  * changed.  Holds until the range is unlocked.
@@ -102,6 +106,14 @@ extern int index_reserve_locked (struct index *index, struct range range,
  * index_reserve_locked came before. */
 extern void index_insert_locked (struct index *index,
                                  const struct extent *extent);
+
+/* Make RANGE a hole, whatever it was mapped to.  Fills under way that overlap
+ * become stale.  Cannot fail: index_reserve_locked came before, for one. */
+extern void index_drop_locked (struct index *index, struct range range);
+
+/* Fills under way that overlap RANGE, in one chunk, become stale. */
+extern void index_make_fills_stale_locked (struct index *index,
+                                           struct range range);
 
 /* True if the whole of RANGE (in one chunk) is mapped to the record that
  * EXTENT names. */

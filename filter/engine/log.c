@@ -81,6 +81,9 @@ struct log {
   _Atomic uint64_t flushes_started;
   uint64_t flush_completed;     /* flush_lock; number of the last one that
                                  * succeeded */
+  _Atomic uint64_t syncs_started;       /* by log_persist */
+  uint64_t sync_completed;      /* flush_lock; number of the last one that
+                                 * succeeded */
   uint64_t flushed_sequence;    /* flush_lock; nothing newer than this was
                                  * appended when that one started */
 };
@@ -637,20 +640,51 @@ close_own_set (struct log *log, struct reservation *res, bool *moved)
   return 0;
 }
 
+/* Sync what was stored before the call. */
+static int
+share_sync (struct log *log)
+{
+  const uint64_t before = atomic_load (&log->syncs_started);
+  HOLD_LOCK (&log->flush_lock);
+  int r;
+
+  /* One that started after this call came has done the work. */
+  if (log->sync_completed > before)
+    return 0;
+  atomic_fetch_add (&log->syncs_started, 1);
+  note_sync (log, false);
+  r = pmem_sync (log->options.pmem);
+  if (r < 0)
+    return r;
+  note_sync (log, true);
+  log->sync_completed = atomic_load (&log->syncs_started);
+  return 0;
+}
+
+int
+log_persist (struct log *log, struct reservation *res)
+{
+  bool moved = false;
+  int r = close_own_set (log, res, &moved);
+
+  if (r < 0)
+    return r;
+  if (moved)
+    return log_flush (log);
+  return log->options.pmem->ordered ? 0 : share_sync (log);
+}
+
 int
 log_commit (struct log *log, struct reservation *res)
 {
-  bool moved = false;
   int r;
 
   /* On an unordered device one sync costs the same for everybody. */
   if (!log->options.pmem->ordered)
     return log_flush (log);
-  r = close_own_set (log, res, &moved);
+  r = log_persist (log, res);
   if (r < 0)
     return r;
-  if (moved)
-    return log_flush (log);
   /* T20: whoever hears of this write belongs to a later epoch. */
   if (!MUTATION (T20_FUA_WITHOUT_EPOCH))
     atomic_fetch_add (&log->epoch, 1);

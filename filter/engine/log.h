@@ -100,6 +100,8 @@ extern int log_append_locked (struct log *log,
 /* FUA: make what was appended with this reservation durable, then end the
  * epoch. */
 extern int log_commit (struct log *log, struct reservation *reservation);
+/* The same, and the epoch goes on. */
+extern int log_persist (struct log *log, struct reservation *reservation);
 extern void log_release (struct log *log, struct reservation *reservation);
 
 /* Everything appended before the call is durable when it returns 0. */

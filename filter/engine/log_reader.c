@@ -72,6 +72,8 @@ decode_record (const struct log_reader *reader, const struct segment *segment,
     return record->range.length <= UINT32_MAX;
   case RECORD_LOST:             /* stands for data */
     return is_short (record->range);
+  case RECORD_HOLE:             /* never hides what is dirty */
+    return record->clean && record->range.length <= UINT32_MAX;
   }
   return false;
 }
@@ -250,6 +252,7 @@ record_to_extent (const struct record *record, struct extent *extent)
     [RECORD_LOST] = EXTENT_LOST,
   };
 
+  assert (record->kind != RECORD_HOLE);
   *extent = (struct extent) {
     .range = record->range,
     .kind = kinds[record->kind],

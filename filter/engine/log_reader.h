@@ -110,7 +110,7 @@ record_name (enum record_kind kind, uint64_t at, uint64_t sequence)
   return extent_name (&extent);
 }
 
-/* What the index says of a record. */
+/* What the index says of a record, which is no hole. */
 extern void record_to_extent (const struct record *record,
                               struct extent *extent);
 

@@ -23,6 +23,7 @@
 #include "base/mutation.h"
 #include "base/report.h"
 #include "engine/engine.h"
+#include "engine/holes.h"
 #include "engine/rcu.h"
 
 #define MAX_PIECES 32           /* looked up in one go */
@@ -73,6 +74,12 @@ count_bytes (const struct read *read)
     stats_add (stats, STAT_read_hit_bytes, read->hit_bytes);
   if (read->miss_bytes > 0)
     stats_add (stats, STAT_read_miss_bytes, read->miss_bytes);
+}
+
+static bool
+takes_reads (struct engine *engine)
+{
+  return setting_get (&engine->settings, SETTING_mode) != MODE_WRITEONLY;
 }
 
 static bool
@@ -131,6 +138,17 @@ chunk_part (struct range range)
   };
 }
 
+static void
+begin_fill_locked (struct read *read, struct range range)
+{
+  struct engine *engine = read->engine;
+  struct fill *fill = &read->fill[read->fills++];
+
+  index_fill_begin_locked (engine->index, fill, range);
+  if (!modes_may_fill (&engine->modes, range))
+    fill->stale = true;
+}
+
 /* Note a hole: it is cut so that each fill fits one reservation.  Its region is
  * locked.  Returns how far it got: fills may run out. */
 static uint64_t
@@ -144,8 +162,7 @@ note_hole_locked (struct read *read, struct range hole)
       MIN (hole.length, LOG_MAX_RESERVE - hole.start % LOG_MAX_RESERVE),
     };
 
-    index_fill_begin_locked (read->engine->index, &read->fill[read->fills++],
-                             part);
+    begin_fill_locked (read, part);
     hole.start += part.length;
     hole.length -= part.length;
   }
@@ -172,7 +189,9 @@ heal (struct read *read, const struct piece *piece, int error)
       r = -EIO;
     else if (note_hole_locked (read, range) == range.length) {
       /* All that is left of the record, as none of it can be used; which
-       * also never splits an extent, so it needs no memory. */
+       * also never splits an extent, so it needs no memory.  After a crash it is
+       * there again. */
+      holes_note_unmapped (engine, log_sequence (engine->log));
       index_remove_locked (engine->index, record, &piece->extent);
       r = 1;
     }
@@ -330,12 +349,13 @@ end_fills (struct read *read, struct range run, unsigned from, unsigned to)
 {
   struct engine *engine = read->engine;
   const uint64_t asked = range_clip (run, read->wanted).length;
-  const bool keep = is_kept (read, run);
+  const bool may_keep = takes_reads (engine);
+  const bool keep = may_keep && is_kept (read, run);
 
   read->miss_bytes += asked;
   if (asked < run.length)
     stats_add (engine->stats, STAT_surrounding_bytes, run.length - asked);
-  if (!keep)
+  if (may_keep && !keep)
     stats_add (engine->stats, read->kind == SEQUENTIAL ? STAT_bypassed_bytes
                : STAT_ghost_miss_bytes, run.length);
   for (unsigned i = from; i < to; i++) {
@@ -542,7 +562,8 @@ read_by_units (struct read *read, uint64_t unit)
 int
 engine_read (struct engine *engine, void *buf, struct range range)
 {
-  const uint64_t unit = setting_get (&engine->settings, SETTING_fill_size);
+  const uint64_t unit = takes_reads (engine)
+    ? setting_get (&engine->settings, SETTING_fill_size) : 0;
   struct read read;
   uint64_t done;
   int r;

@@ -169,6 +169,10 @@ records_publish_locked (struct engine *engine, struct reservation *res,
   for (unsigned i = 0; i < count; i++) {
     struct extent extent;
 
+    if (records[i].kind == RECORD_HOLE) {
+      index_drop_locked (engine->index, records[i].range);
+      continue;
+    }
     record_to_extent (&records[i], &extent);
     index_insert_locked (engine->index, &extent);
   }

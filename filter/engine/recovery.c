@@ -9,6 +9,7 @@
 
 #include "base/mutation.h"
 #include "base/report.h"
+#include "engine/holes.h"
 #include "engine/recovery.h"
 #include "engine/replay.h"
 
@@ -155,6 +156,8 @@ engine_recover (struct engine *engine, struct recovery_result *result)
   r = replay_read (&replay, engine);
   if (r == 0)
     r = settle (&replay);
+  /* Media that can be read again would bring it back. */
+  holes_note_unmapped (engine, replay.tail);
   *result = (struct recovery_result) { replay.sequence, replay.epoch };
   replay_free (&replay);
   if (r == -ENOMEM)

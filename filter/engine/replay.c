@@ -447,14 +447,15 @@ replay_record (struct replay *rec, const struct run *run)
   struct engine *engine = rec->engine;
   const struct record *record = &run->set.record[run->next];
   const bool lost = record->kind == RECORD_LOST;
+  const bool hole = record->kind == RECORD_HOLE;
   struct extent extent;
   int r;
 
   /* T5, T21: what was evicted must not come back through an older copy; dirty
    * data is never ignored.  A range that is lost was overwritten if eviction
    * passed its record (gc.c), but not because damage may hide something
-   * newer: then it had better stay lost. */
-  if (record->sequence <= (lost ? rec->evicted_through : rec->tail)
+   * newer: then it had better stay lost.  What made it a hole counts as long. */
+  if (record->sequence <= (lost || hole ? rec->evicted_through : rec->tail)
       && (record->clean || run->set.epoch <= rec->written_back
           || MUTATION (T21_DIRTY_BELOW_TAIL))) {
     stats_add (engine->stats, STAT_replay_dropped_records, 1);
@@ -472,13 +473,16 @@ replay_record (struct replay *rec, const struct run *run)
     if (mapped)
       return 0;
   }
-  record_to_extent (record, &extent);
   r = lost ? lost_add (&engine->lost, record->range) : 0;
   if (r < 0)
     return r;
+  if (!hole)
+    record_to_extent (record, &extent);
   index_lock (engine->index, record->range);
   r = index_reserve_locked (engine->index, record->range, 1);
-  if (r == 0)
+  if (r == 0 && hole)
+    index_drop_locked (engine->index, record->range);
+  else if (r == 0)
     index_insert_locked (engine->index, &extent);
   index_unlock (engine->index, record->range);
   if (r == 0)

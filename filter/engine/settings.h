@@ -31,6 +31,13 @@ enum eviction_policy {
                                  * was missed before */
 };
 
+enum cache_mode {
+  MODE_WRITEBACK,
+  MODE_WRITETHROUGH,
+  MODE_WRITEAROUND,
+  MODE_WRITEONLY,
+};
+
 enum setting_type {
   SETTING_NUMBER,
   SETTING_SIZE,
@@ -50,6 +57,8 @@ enum setting_type {
 /* X (name, name on the command line, type, least, most, default,
  *    what is expected; of a choice, its words) */
 #define SETTINGS_LIST(X)                                                \
+  X (mode, "mode", CHOICE, 0, 3, MODE_WRITEBACK,                        \
+     "writeback|writethrough|writearound|writeonly")                    \
   X (gc_percent, "gc-percent", NUMBER, 0, CACHE_MAX_GC_PERCENT,         \
      SETTING_REMEMBERED, "a whole number from 0 to 90")                 \
   X (writeback_order, "writeback-order", CHOICE, 0, 1,                  \

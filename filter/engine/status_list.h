@@ -120,6 +120,15 @@
      "some had to be sent again")                                       \
   X (COUNTER, space_waits, COUNT,                                       \
      "writes that had to wait for free space")                          \
+  X (TEXT, mode, COUNT,                                                 \
+     "the mode in effect; the one that pcache-mode asks for comes after " \
+     "draining")                                                        \
+  X (COUNTER, through_requests, COUNT,                                  \
+     "write, zero and trim requests that the backing store was given "  \
+     "before they were acknowledged")                                   \
+  X (COUNTER, through_bytes, BYTES, "bytes of these requests")          \
+  X (COUNTER, invalidated_bytes, BYTES,                                 \
+     "cached bytes that were dropped because somebody asked for that")  \
                                                                         \
   X (SECTION, backing, COUNT, "Errors of the backing store")            \
   X (COUNTER, backing_read_errors, COUNT,                               \

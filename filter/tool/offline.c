@@ -101,6 +101,7 @@ record_kind_name (enum record_kind kind)
   case RECORD_ZERO: return "zero";
   case RECORD_TRIM: return "trim";
   case RECORD_LOST: return "lost";
+  case RECORD_HOLE: return "hole";
   }
   return "?";
 }

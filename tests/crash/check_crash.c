@@ -35,9 +35,11 @@ struct task {
   unsigned length;
   unsigned random;
   const char *whole;            /* instead of steps */
+  bool modes;                   /* random: with changes of the mode */
 };
 
 #define FEW_STEPS "wFftbgrx"
+#define FEW_MODE_STEPS "wfrgbim"
 
 static const struct task normal[] = {
   { .name = "formatting", .to = 8, .whole = "formatting" },
@@ -48,6 +50,12 @@ static const struct task normal[] = {
     .length = 4 },
   { .name = "few steps, up to 4", .to = 4, .steps = FEW_STEPS, .length = 4 },
   { .name = "all steps, up to 3", .to = 4, .steps = ALL_STEPS, .length = 3 },
+  { .name = "modes, random, 120 steps", .from = 8, .to = 12, .length = 120,
+    .random = 10, .modes = true },
+  { .name = "modes, up to 3", .from = 8, .to = 12, .steps = FEW_MODE_STEPS,
+    .length = 3 },
+  { .name = "modes, up to 2", .from = 8, .to = 12, .steps = MODE_STEPS,
+    .length = 2 },
 };
 
 static const struct task longer[] = {
@@ -55,6 +63,10 @@ static const struct task longer[] = {
   { .name = "resizing", .to = 8, .whole = "resizing" },
   { .name = "random, 300 steps", .to = 8, .length = 300, .random = 1000 },
   { .name = "all steps, up to 4", .to = 8, .steps = ALL_STEPS, .length = 4 },
+  { .name = "modes, random, 300 steps", .from = 8, .to = 12, .length = 300,
+    .random = 500, .modes = true },
+  { .name = "modes, up to 4", .from = 8, .to = 12, .steps = MODE_STEPS,
+    .length = 4 },
 };
 
 /* Histories that once failed. */
@@ -86,17 +98,19 @@ static struct state_set *seen, *done;
 static const struct task *tasks;
 static unsigned task_count;
 static unsigned most_violations = 10;   /* then stop */
+static bool only_modes;
 static unsigned scale = 100;    /* percent of the sequences */
 
 static void
 usage (FILE *to)
 {
-  fputs ("usage: check_crash [--long] [--jobs N] [--seed N] [--first]\n"
+  fputs ("usage: check_crash [--long] [--jobs N] [--seed N] [--first] [--modes]\n"
          "       check_crash [--seed N] --replay 'START STEPS'\n"
          "\n"
          "Runs histories on a model of a cache device and of a backing store, lets\n"
          "the power fail at every point of them, opens what that may have left,\n"
          "and checks it.  The normal run takes minutes; --long takes hours.\n"
+         "--modes: only the histories in which the mode changes.\n"
          "--first: stop at the first violation, and do not shrink its history.\n"
          "--replay runs one history again, as it was printed.\n"
          "TEST_SCALE=N in the environment: N percent of the histories.\n", to);
@@ -136,7 +150,7 @@ parse_history (const char *text, struct history *h)
   for (const char *p = space + 1; *p; p += *p == '.') {
     char *end;
 
-    if (h->count == MAX_STEPS || strchr (ALL_STEPS "WTZRdp", *p) == NULL)
+    if (h->count == MAX_STEPS || strchr (ALL_STEPS MODE_STEPS "WTZRdp", *p) == NULL)
       return false;
     h->step[h->count].letter = *p++;
     h->step[h->count++].number = strtoul (p, &end, 10);
@@ -181,12 +195,13 @@ make_sequence (const struct task *task, uint64_t index, struct history *h)
 static void
 make_random (const struct task *task, uint64_t index, struct history *h)
 {
-  static const char letters[] = "WWWWWWWWWWWWZTRRRffbbbbgggdpskox";
+  static const char letters[] = "mmiiWWWWWWWWWWWWZTRRRffbbbbgggdpskox";
+  const unsigned first = task->modes ? 0 : 4;
   uint64_t random = seed + index * UINT64_C (0x9e3779b97f4a7c15);
 
   h->count = task->length;
   for (unsigned i = 0; i < h->count; i++) {
-    h->step[i].letter = letters[random_below (&random, sizeof letters - 1)];
+    h->step[i].letter = letters[first + random_below (&random, sizeof letters - 1 - first)];
     h->step[i].number = strchr ("WZTRp", h->step[i].letter)
       ? random_next (&random) : 0;
   }
@@ -201,6 +216,8 @@ choose (uint64_t index, struct history *h)
     const struct task *task = &tasks[t];
     const uint64_t each = sequences_of (task);
 
+    if (only_modes && task->from < 8)
+      continue;
     for (unsigned s = task->from; s < task->to; s++) {
       if (index < each) {
         h->start = &starts[s];
@@ -419,6 +436,7 @@ main (int argc, char *argv[])
     { "help", no_argument, NULL, 'h' },
     { "jobs", required_argument, NULL, 'j' },
     { "long", no_argument, NULL, 'l' },
+    { "modes", no_argument, NULL, 'm' },
     { "replay", required_argument, NULL, 'r' },
     { "seed", required_argument, NULL, 's' },
     { NULL, 0, NULL, 0 },
@@ -435,6 +453,7 @@ main (int argc, char *argv[])
     case 'h': usage (stdout); return 0;
     case 'j': jobs = strtoul (optarg, NULL, 10); break;
     case 'l': be_long = true; break;
+    case 'm': only_modes = true; break;
     case 'r': text = optarg; break;
     case 's': seed_argv[2] = optarg; break;
     default: usage (stderr); return 2;
@@ -464,5 +483,5 @@ main (int argc, char *argv[])
     return c ? c : finish (false);
   }
   run_all (jobs);
-  return finish (scale >= 100);
+  return finish (scale >= 100 && !only_modes);
 }

@@ -44,14 +44,18 @@ static const uint32_t bounds[] = {
 #define R_RANGE ((struct range) { 0, 16384 })
 
 const struct start starts[] = {
-  { "pmem-new", true, true, 4, 1, false },
-  { "pmem-used", true, true, 4, 1, true },
-  { "file-new", false, true, 4, 1, false },
-  { "file-used", false, true, 4, 1, true },
-  { "pmem-nocrc", true, false, 4, 1, true },
-  { "file-nocrc", false, false, 4, 1, true },
-  { "pmem-heads", true, true, 16, 2, true },
-  { "file-heads", false, true, 16, 2, true },
+  { "pmem-new", true, true, 4, 1, false, MODE_WRITEBACK },
+  { "pmem-used", true, true, 4, 1, true, MODE_WRITEBACK },
+  { "file-new", false, true, 4, 1, false, MODE_WRITEBACK },
+  { "file-used", false, true, 4, 1, true, MODE_WRITEBACK },
+  { "pmem-nocrc", true, false, 4, 1, true, MODE_WRITEBACK },
+  { "file-nocrc", false, false, 4, 1, true, MODE_WRITEBACK },
+  { "pmem-heads", true, true, 16, 2, true, MODE_WRITEBACK },
+  { "file-heads", false, true, 16, 2, true, MODE_WRITEBACK },
+  { "pmem-through", true, true, 4, 1, true, MODE_WRITETHROUGH },
+  { "file-through", false, true, 4, 1, true, MODE_WRITETHROUGH },
+  { "pmem-around", true, true, 4, 1, true, MODE_WRITEAROUND },
+  { "file-around", false, true, 4, 1, true, MODE_WRITEAROUND },
 };
 const unsigned start_count = sizeof starts / sizeof *starts;
 
@@ -92,6 +96,7 @@ struct explorer {
   struct cache *cache;          /* on level 0 */
   struct oracle oracle;
   unsigned percent_acked, percent_asked;        /* gc-percent */
+  enum cache_mode mode;
   uint64_t random;
   bool exploring;
   bool formatting;              /* what was there may be gone, or not */
@@ -153,6 +158,7 @@ open_cache (struct explorer *ex, unsigned level, enum cache_format format)
   options.data_crc = ex->start->data_crc;
   options.heads = ex->start->heads;
   options.regions = 4;
+  options.setting[SETTING_mode] = ex->mode;
   /* What an earlier formatting left must not look like ours. */
   options.seed = ex->formatting ? 4712 + level : 4711;
   last_report[0] = '\0';
@@ -746,6 +752,21 @@ do_set_percent (struct explorer *ex)
   return r;
 }
 
+static int
+do_set_mode (struct explorer *ex)
+{
+  ex->mode = (ex->mode + 1) % (MODE_WRITEONLY + 1);
+  return cache_set (ex->cache, SETTING_mode, ex->mode);
+}
+
+static int
+do_invalidate (struct explorer *ex)
+{
+  uint64_t dropped;
+
+  return cache_invalidate (ex->cache, R_RANGE, &dropped);
+}
+
 /* EXACT: nothing may be lost. */
 static void
 start_again (struct explorer *ex, bool exact)
@@ -849,6 +870,8 @@ do_step (struct explorer *ex, struct step step)
   case 'R': r = do_read (ex, random_range (n)); break;
   case 'p': r = cache_prefetch (ex->cache, random_range (n)); break;
   case 'd': r = do_drain (ex); break;
+  case 'm': r = do_set_mode (ex); break;
+  case 'i': r = do_invalidate (ex); break;
   default:
     abort ();
   }
@@ -929,6 +952,7 @@ go_to_base (struct explorer *ex)
   shadow_disk_set (ex->disk[0], ex->base_disk);
   oracle_restart (&ex->oracle, ex->base_found);
   ex->oracle = ex->base_oracle;
+  ex->mode = ex->start->mode;
   ex->percent_acked = ex->percent_asked = 0;
 }
 
@@ -1048,6 +1072,10 @@ explore (struct explorer *ex, const struct history *history, bool all)
     return ex->problem;
   if (ex->start->used)
     use_up_head (ex);
+  /* Until it is in effect. */
+  while (ex->mode != MODE_WRITEBACK && !has_problem (ex)
+         && modes_is_pending (cache_engine (ex->cache)))
+    cache_step_writeback (ex->cache);
 
   watch (ex, true);
   ex->capture.wanted = captured_for (history, 0);

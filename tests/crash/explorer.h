@@ -26,6 +26,7 @@
 #include <stdint.h>
 
 #include "crash/state_set.h"
+#include "engine/settings.h"
 
 /* A step is a letter, and for some a number that says more. */
 struct step {
@@ -45,11 +46,15 @@ struct step {
  *   o      clean stop, start
  *   k      the process dies, somewhere in the step before; start
  *   x      the power goes, somewhere in the step before; start
+ * where modes are looked at, too:
+ *   m      change to the next mode
+ *   i      invalidate
  * with a number that chooses range, length and flags:
  *   W T Z R  write, trim, zero, read
  *   d        drain
  *   p        prefetch */
 #define ALL_STEPS "wvyFftzrbgsokx"
+#define MODE_STEPS "wvFfzrbgkxmi"
 
 #define MAX_STEPS 400
 
@@ -66,6 +71,7 @@ struct start {
   unsigned segments, heads;
   bool used;                    /* every segment has had an earlier life, and
                                  * the first write opens the last free one */
+  enum cache_mode mode;         /* in effect at its end */
 };
 
 extern const struct start starts[];

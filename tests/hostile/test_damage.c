@@ -551,6 +551,8 @@ record_is_sane (const struct media_record *m, uint64_t set_start)
     /* fall through */
   case RECORD_LOST:
     return length <= 65536 && logical / MIB == (logical + length - 1) / MIB;
+  case RECORD_HOLE:
+    return (m->flags & RECORD_CLEAN) != 0 && length <= UINT32_MAX;
   }
   return false;
 }

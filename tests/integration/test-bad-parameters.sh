@@ -23,6 +23,8 @@ bad ()
   done
 }
 
+bad pcache-mode 'writeback, writethrough, writearound or writeonly' \
+    through WRITEBACK ''
 bad pcache-gc-percent '0 to 90' 300 91 -1 70% 4294967366 seventy 1.5 '' ' 7'
 bad pmem-size 'size in bytes' -1 0 -1M 16Q 9999999999999999999999 \
     9223372036854775808 16777216T 1.5G '' 0x100000
@@ -60,7 +62,8 @@ refused two 'only once' -- --filter=pcache --filter=log "${good[@]}" \
 [ ! -e cache.img ] || fail "the cache device was created"
 say "And with all of them right it starts"
 start good file disk.img pmem=cache.img pmem-size=16384K \
-  pcache-segment-size=1048576 pcache-gc-percent=90 pcache-data-crc=yes \
+  pcache-segment-size=1048576 pcache-mode=writearound pcache-gc-percent=90 \
+  pcache-data-crc=yes \
   pcache-export= pcache-any-export=0 pcache-writeback-order=batch \
   pcache-writeback-delay=0.25 pcache-writeback-threads=64 \
   pcache-on-exit=keep pcache-drain-timeout=1m pcache-format=auto \

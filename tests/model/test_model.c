@@ -70,6 +70,7 @@ struct world {
 
   struct memory_device *device;
   bool tracked;                 /* the device loses what is not durable */
+  bool modes;                   /* they change; then nothing fails */
   struct store *store;
   struct backend *backend;
   struct cache_options options;
@@ -703,6 +704,8 @@ open_cache (struct world *w)
     : rng_one_in (rng, 4) ? 0 : rng_between (rng, 0, 90);
   o->setting[SETTING_writeback_order] = rng_one_in (rng, 4) ? WRITEBACK_BATCH
     : WRITEBACK_STRICT;
+  if (w->modes)
+    o->setting[SETTING_mode] = rng_below (rng, MODE_WRITEONLY + 1);
   o->heads = rng_between (rng, 1, 4);
   o->regions = 1u << rng_below (rng, 9);
   o->seed = w->seed + 1;
@@ -885,6 +888,8 @@ detach_for_a_while (struct world *w)
   int r;
 
   trace ("%" PRIu64 " detach", w->op);
+  if (w->modes)
+    do_flush (w);
   cache_detach (w->cache);
   for (unsigned i = rng_below (&w->rng, 4); i > 0; i--)
     cache_step (w->cache);
@@ -894,6 +899,33 @@ detach_for_a_while (struct world *w)
            "op %" PRIu64 ": read without a backing store", w->op);
   r = cache_attach (w->cache, w->backend, "disk");
   REQUIRE (r == 0, "op %" PRIu64 ": attach gives %d", w->op, r);
+}
+
+static void
+change_mode (struct world *w)
+{
+  const enum cache_mode mode = rng_below (&w->rng, MODE_WRITEONLY + 1);
+  int r = cache_set (w->cache, SETTING_mode, mode);
+
+  trace ("%" PRIu64 " mode %d", w->op, mode);
+  REQUIRE (r == 0, "op %" PRIu64 ": cannot change the mode: %d", w->op, r);
+}
+
+/* It changes nothing but where bytes come from. */
+static void
+do_invalidate (struct world *w)
+{
+  const struct range range = pick_range (w, 16 * MIB);
+  uint64_t dropped;
+  int r = cache_invalidate (w->cache, range, &dropped);
+
+  trace ("%" PRIu64 " invalidate %" PRIu64 "+%" PRIu64, w->op, range.start,
+         range.length);
+  if (r < 0)
+    judge_error (w, r, "invalidate", range);
+  else
+    REQUIRE (dropped <= range.length, "op %" PRIu64 ": %" PRIu64 " bytes of %"
+             PRIu64 " dropped", w->op, dropped, range.length);
 }
 
 static void
@@ -929,8 +961,10 @@ one_operation (struct world *w)
   }
   else if (what < 910)
     do_prefetch (w);
-  else if (what < 999)
+  else if (what < 990 || (what < 999 && !w->modes))
     do_map (w);
+  else if (what < 999)
+    do_invalidate (w);
   else
     switch (rng_below (rng, 12)) {
     case 0: case 1:
@@ -949,7 +983,11 @@ one_operation (struct world *w)
       w->writable = w->backend->can_write = !w->writable;
       break;
     case 7: case 8: case 9:
-      begin_failing (w);
+      /* What a write on its way through leaves when it fails is for test_modes. */
+      if (w->modes)
+        change_mode (w);
+      else
+        begin_failing (w);
       break;
     default:
       check_status (w);
@@ -973,7 +1011,7 @@ make_world (struct world *w, uint64_t seed)
   uint64_t segments;
 
   *w = (struct world) {
-    .seed = seed, .rng = { seed * 2 + 1 }, .writable = true,
+    .seed = seed, .modes = seed % 5 < 2, .rng = { seed * 2 + 1 }, .writable = true,
     .epoch = 1, .first_epoch = 1, .order_known = true,
     .options = CACHE_OPTIONS_DEFAULT,
   };
@@ -1003,7 +1041,7 @@ make_world (struct world *w, uint64_t seed)
   w->scratch = malloc (MAX (MAX_LENGTH, 16 * MIB));
   assert (w->now && w->flushed && w->drained && w->buf && w->scratch);
   if (!w->backend->can_zero && w->backend->can_trim) {
-    w->store->trim_leaves_garbage = true;
+    w->store->trim_leaves_garbage = !w->modes;
     w->vague = calloc (1, w->size);
     assert (w->vague);
   }

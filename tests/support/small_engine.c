@@ -92,6 +92,7 @@ close_parts (struct small_engine *small)
   ghost_destroy (&engine->ghost);
   streams_destroy (&engine->streams);
   flights_destroy (&engine->flights);
+  modes_destroy (&engine->modes);
   rate_destroy (&engine->writeback_rate);
   segment_table_close (&engine->segments);
   index_free (engine->index);
@@ -189,6 +190,7 @@ small_engine_try_open (struct small_engine *small)
   lost_init (&engine->lost);
   streams_init (&engine->streams);
   flights_init (&engine->flights);
+  modes_init (&engine->modes);
   rate_init (&engine->writeback_rate, now_ms ());
   r = open_parts (small);
   if (r < 0)

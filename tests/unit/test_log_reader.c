@@ -230,7 +230,7 @@ no_field_of_a_set_is_believed (void **state)
           for (uint32_t j = 0; j < set.count; j++) {
             const struct record *r = &set.record[j];
 
-            assert_true (r->kind >= RECORD_DATA && r->kind <= RECORD_LOST);
+            assert_true (r->kind >= RECORD_DATA && r->kind <= RECORD_HOLE);
             assert_true (range_is_valid (r->range, disk.length));
             assert_true (j == 0 || r->sequence > set.record[j - 1].sequence);
             if (r->kind == RECORD_DATA) {
