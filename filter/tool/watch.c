@@ -32,7 +32,7 @@
 #define MAX_INTERVAL_MS 3600000
 #define MIN_INTERVAL_MS 100
 #define MAX_WIDTH 500
-#define OTHER_LINES 12          /* than those of the map */
+#define OTHER_LINES 13          /* than those of the map */
 #define MAX_CELLS 4096          /* that the server gives */
 
 struct screen {
@@ -354,6 +354,15 @@ print_map (struct screen *screen, struct json_object *map)
     print_line (screen, ". free  c clean  o open  D dirty  x damaged");
 }
 
+static bool
+is_so (const struct sample *sample, const char *name)
+{
+  struct json_object *value;
+
+  return json_object_object_get_ex (sample->status, name, &value)
+    && json_object_get_boolean (value);
+}
+
 static void
 print_writeback (struct screen *screen, const struct sample *now)
 {
@@ -370,6 +379,10 @@ print_writeback (struct screen *screen, const struct sample *now)
                                               "writeback_rate")));
   if (json_object_object_get_ex (now->status, "writeback_error", &error))
     code = json_object_get_int (error);
+  if (is_so (now, "bypassed"))
+    print_line (screen, "         THE CACHE DEVICE IS NOT USED ANY MORE");
+  if (is_so (now, "paused"))
+    print_line (screen, "         WRITE-BACK IS PAUSED");
   if (code < 0)
     print_line (screen, "         THE BACKING STORE FAILS: %s",
                 strerror (-code));

@@ -132,6 +132,8 @@ start last file disk.img "${args[@]}" pcache-writeback-delay=0
 control pause control
 nbdsh -u "$(uri last)" -c 'h.pwrite (b"f" * 4096, 0)' -c 'h.flush ()'
 [ "$(item dirty_bytes)" = 4096 ] || fail "it is written back"
+control watch --count=1 control > frame
+grep -q 'WRITE-BACK IS PAUSED' frame || fail "watch does not say so"
 control drain --detach control
 [ "$(head -c 4096 disk.img | tr -d f | wc -c)" = 0 ] || fail "f is missing"
 nbdsh -u "$(uri last)" -c 'h.pwrite (b"g" * 4096, 0)'
