@@ -16,6 +16,15 @@ item ()
                "$1"
 }
 
+# In the background; what the one before said is gone at once.
+begin_drain ()
+{
+  : > drain.log
+  "$pcachectl" drain control > drain.log 2>&1 &
+  drain=$!
+  helpers+=($drain)
+}
+
 truncate -s 64M disk.img
 args=(pmem=cache.img pmem-size=40M pcache-segment-size=1M
       pcache-control=control pcache-writeback-delay=60m
@@ -52,9 +61,7 @@ def go_on ():
             g.flush ()
 threading.Thread (target=go_on, daemon=True).start ()
 '
-"$pcachectl" drain control > drain.log 2>&1 &
-drain=$!
-helpers+=($drain)
+begin_drain
 "$pcachectl" drain --quiet control > second.log 2>&1 &
 second=$!
 helpers+=($second)
@@ -77,9 +84,7 @@ grep -q 'written since, and still dirty' drain.log || fail "nothing was written"
   = 0 ] || fail "b is missing"
 
 say "A drain ends with nbdkit"
-"$pcachectl" drain control > drain.log 2>&1 &
-drain=$!
-helpers+=($drain)
+begin_drain
 until_true 10 eval 'item attached | grep -q True'
 end_client
 stop slow 20
@@ -100,9 +105,7 @@ if control drain --timeout=1 control 2> said; then fail "drained"; fi
 say_said said
 grep -q 'not drained: the backing store fails: No space left' said ||
   fail "why?"
-"$pcachectl" drain control > drain.log 2>&1 &
-drain=$!
-helpers+=($drain)
+begin_drain
 until_true 20 has_text drain.log 'fails: No space left on device; trying again'
 rm fails
 code=0
@@ -115,9 +118,7 @@ say_said drain.log
 say "Who leaves ends the drain"
 touch fails
 nbdsh -u "$(uri failing)" -c 'h.pwrite (b"e" * 4096, 0)'
-"$pcachectl" drain control > drain.log 2>&1 &
-drain=$!
-helpers+=($drain)
+begin_drain
 until_true 20 has_text drain.log 'trying again'
 kill -INT $drain || true
 kill -TERM $drain

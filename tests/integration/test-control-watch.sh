@@ -109,6 +109,7 @@ assert len (frames) == 2
 E
 
 say "nbdkit ends under it"
+: > frames
 "$pcachectl" watch --interval=0.1 control > frames 2>&1 < /dev/null &
 watch=$!
 helpers+=($watch)

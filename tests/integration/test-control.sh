@@ -163,6 +163,8 @@ fi
 speak ()
 {
   rm -f spoken.sock
+  # The helper may take a while to open it.
+  : > speak.log
   "$PYTHON3" -c '
 import socket, sys
 s = socket.socket (socket.AF_UNIX)
