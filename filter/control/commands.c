@@ -36,6 +36,8 @@ struct arguments {
   bool as_text;                 /* status */
   enum setting setting;         /* set */
   uint64_t value;
+  bool has_range;               /* invalidate */
+  struct range range;
   uint64_t cells;               /* map */
   bool detach;                  /* drain */
   uint64_t timeout_ms;          /* 0: none */
@@ -443,6 +445,48 @@ run_flush (struct request *request, const struct control_target *target,
   return r == 0 || fail (reply, "the cache device fails: %s", strerror (-r));
 }
 
+/* invalidate -------------------------------------------------------------- */
+
+static bool
+read_invalidate (struct reader *reader, struct arguments *arguments)
+{
+  struct range *range = &arguments->range;
+  const int taken = reader->taken;
+
+  range->length = 0;
+  if (!take_number (reader, "offset", 0, INT64_MAX, &range->start)
+      || !take_number (reader, "length", 1, INT64_MAX, &range->length))
+    return false;
+  if (reader->taken == taken + 1)
+    return wrong (reader, "invalidate: expected both offset and length, or "
+                  "neither");
+  arguments->has_range = range->length > 0;
+  return true;
+}
+
+static bool
+run_invalidate (struct request *request, const struct control_target *target,
+                struct json_object *reply)
+{
+  const uint64_t size = cache_disk_size (target->cache);
+  const struct range range = request->arguments.has_range
+    ? request->arguments.range : (struct range) { 0, size };
+  uint64_t dropped;
+  int r;
+
+  if (size == 0)
+    return fail (reply, "no client has ever connected: it is not known how "
+                 "large the disk is");
+  if (!range_is_valid (range, size))
+    return fail (reply, "the range is not within the disk, which has %" PRIu64
+                 " bytes", size);
+  r = cache_invalidate (target->cache, range, &dropped);
+  if (r < 0)
+    return fail (reply, "cannot be invalidated: %s", strerror (-r));
+  add_number (reply, "dropped_bytes", dropped);
+  return true;
+}
+
 /* drain ------------------------------------------------------------------- */
 
 static bool
@@ -667,6 +711,7 @@ static const struct command commands[] = {
   { "settings", LANE_AT_ONCE, NULL, NULL, run_settings },
   { "set", LANE_SHORT, read_set, NULL, run_set },
   { "flush", LANE_SHORT, NULL, NULL, run_flush },
+  { "invalidate", LANE_SHORT, read_invalidate, NULL, run_invalidate },
   { "drain", LANE_DRAIN, read_drain, begin_drain, run_drain },
   { "pause", LANE_AT_ONCE, NULL, NULL, run_pause },
   { "resume", LANE_AT_ONCE, NULL, NULL, run_resume },

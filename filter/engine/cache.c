@@ -1655,6 +1655,15 @@ cache_get_status (struct cache *cache, struct cache_status *status)
   get_backoff_locked (cache, now, status);
 }
 
+uint64_t
+cache_disk_size (struct cache *cache)
+{
+  const struct media_superblock media =
+    superblock_media (&cache->engine.superblock);
+
+  return le64_get (media.backing_size);
+}
+
 uint32_t
 cache_segment_count (struct cache *cache)
 {

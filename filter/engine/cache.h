@@ -233,6 +233,9 @@ extern void cache_get_status (struct cache *cache,
                               struct cache_status *status);
 extern struct stats *cache_stats (struct cache *cache);
 
+/* Of the disk that this cache belongs to; 0: of none yet. */
+extern uint64_t cache_disk_size (struct cache *cache);
+
 /* What a segment is there for now. */
 enum segment_role {
   SEGMENT_ROLE_FREE,

@@ -11,6 +11,7 @@
 
 #include <json.h>
 
+#include "base/parse.h"
 #include "tool/online.h"
 
 /* For all of them. -------------------------------------------------------- */
@@ -276,4 +277,64 @@ run_resume (int argc, char *argv[])
 
 const struct command resume_command = {
   "resume", "SOCKET", "write back as usual after pause", run_resume
+};
+
+/* invalidate -------------------------------------------------------------- */
+
+/* "OFFSET+LENGTH", or OFFSET and LENGTH.  NULL: they are none. */
+static struct json_object *
+parse_range (const char *offset, const char *length)
+{
+  struct json_object *range;
+  uint64_t start, bytes;
+  char text[32];
+
+  if (length == NULL) {
+    const char *plus = strchr (offset, '+');
+    const size_t before = plus ? (size_t) (plus - offset) : sizeof text;
+
+    if (before >= sizeof text)
+      return NULL;
+    memcpy (text, offset, before);
+    text[before] = '\0';
+    offset = text;
+    length = plus + 1;
+  }
+  if (!parse_size (offset, &start) || !parse_size (length, &bytes)
+      || bytes == 0)
+    return NULL;
+  range = json_object_new_object ();
+  json_object_object_add (range, "offset", json_object_new_uint64 (start));
+  json_object_object_add (range, "length", json_object_new_uint64 (bytes));
+  return range;
+}
+
+static int
+run_invalidate (int argc, char *argv[])
+{
+  struct json_object *range = NULL, *reply;
+  char text[HUMAN_TEXT];
+
+  if (next_option (argc, argv, no_options) != -1
+      || !check_arguments (argc, argv, 1, 3))
+    return EXIT_USAGE;
+  if (argc - optind > 1) {
+    range = parse_range (argv[optind + 1], argv[optind + 2]);
+    if (range == NULL)
+      return usage_error ("invalidate: expected an offset and a length in "
+                          "bytes, such as 0 1M, or 4k+512");
+  }
+  reply = ask_once (argv[optind], "invalidate", range);
+  if (reply == NULL)
+    return EXIT_FAILED;
+  printf ("dropped: %s\n",
+          human_bytes (text, get_number (reply, "dropped_bytes")));
+  json_object_put (reply);
+  return EXIT_SUCCESS;
+}
+
+const struct command invalidate_command = {
+  "invalidate", "SOCKET [OFFSET LENGTH|OFFSET+LENGTH]",
+  "drop what is clean, to be read from the backing store again",
+  run_invalidate
 };

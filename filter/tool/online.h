@@ -12,7 +12,7 @@
 #include "tool/command.h"
 
 extern const struct command status_command, metrics_command, watch_command,
-  get_command, set_command, drain_command, flush_command,
+  get_command, set_command, drain_command, flush_command, invalidate_command,
   pause_command, resume_command;
 
 /* As getopt_long; '?' after it was said what is wrong with the option. */

@@ -24,6 +24,7 @@ static const struct command *const commands[] = {
   &set_command,
   &drain_command,
   &flush_command,
+  &invalidate_command,
   &pause_command,
   &resume_command,
   &inspect_command,

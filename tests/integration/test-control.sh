@@ -104,6 +104,15 @@ cmp -n 100000 disk.img <(head -c 100000 /dev/zero | tr '\0' x) ||
 says 0 'drained: 0 bytes' drain control
 [ -z "$(control drain --quiet control 2>&1)" ] || fail "it is not quiet"
 
+say "What was changed behind its back is read again"
+printf y | dd of=disk.img conv=notrunc status=none
+says 0 'dropped: 97.7 KiB' invalidate control 0 1M
+nbdsh -u "$(uri first)" -c 'assert h.pread (2, 0) == b"yx"'
+says 0 'dropped: 2 bytes' invalidate control 0+1k
+says 0 'dropped: 0 bytes' invalidate control
+says 2 'expected an offset and a length' invalidate control 5
+says 1 'not within the disk' invalidate control 1G+1
+
 say "One that is in use is refused, and goes on"
 refused second 'control.*in use by another process' -- \
         --filter=pcache file disk.img pmem=other.img pmem-size=32M \

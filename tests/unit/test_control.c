@@ -349,6 +349,36 @@ the_map_has_no_more_cells_than_wanted (void **state)
 }
 
 static void
+clean_data_is_dropped_and_dirty_data_is_not (void **state)
+{
+  uint8_t byte;
+
+  (void) state;
+  expect_refused ("{\"command\":\"invalidate\"}", "no client has ever");
+  attach (false);
+  write_bytes (0, 100000, 1);
+  expect_done ("{\"command\":\"drain\"}");
+  write_bytes (200000, 1000, 2);
+  memset (disk->bytes, 9, DISK);
+  expect_done ("{\"command\":\"invalidate\",\"offset\":4096,"
+               "\"length\":4096}");
+  assert_int_equal (number_of ("dropped_bytes"), 4096);
+  assert_int_equal (cache_read (cache, &byte, (struct range) { 4096, 1 }), 0);
+  assert_int_equal (byte, 9);
+  assert_int_equal (cache_read (cache, &byte, (struct range) { 4095, 1 }), 0);
+  assert_int_equal (byte, 1);
+  expect_done ("{\"command\":\"invalidate\"}");
+  assert_int_equal (cache_read (cache, &byte, (struct range) { 0, 1 }), 0);
+  assert_int_equal (byte, 9);
+  assert_int_equal (cache_read (cache, &byte, (struct range) { 200000, 1 }),
+                    0);
+  assert_int_equal (byte, 2);
+  expect_refused ("{\"command\":\"invalidate\",\"offset\":0}", "both");
+  expect_refused ("{\"command\":\"invalidate\",\"offset\":33554431,"
+                  "\"length\":2}", "not within the disk");
+}
+
+static void
 a_drain_writes_everything_back (void **state)
 {
   (void) state;
@@ -527,6 +557,7 @@ main (int argc, char *argv[])
     TEST (status_comes_as_json_text_and_metrics),
     TEST (status_may_be_asked_for_at_any_time),
     TEST (the_map_has_no_more_cells_than_wanted),
+    TEST (clean_data_is_dropped_and_dirty_data_is_not),
     TEST (a_drain_writes_everything_back),
     TEST (a_drain_can_leave_the_cache_device),
     TEST (write_back_is_paused_and_goes_on),
