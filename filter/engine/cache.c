@@ -1471,7 +1471,7 @@ cache_invalidate (struct cache *cache, struct range range,
   int r;
 
   *dropped_bytes = 0;
-  if (!is_on_disk (cache, range))
+  if (!range_is_valid (range, cache_disk_size (cache)))
     return -EINVAL;
   if (!entrance_enter (&cache->entrance))
     return 0;                   /* nothing is cached */
