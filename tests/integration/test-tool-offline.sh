@@ -86,7 +86,7 @@ for command in inspect check map "writeback --dry-run" repair; do
 done
 
 say "dirty, and read-only"
-python client.py "$(uri first)" 1 "$(scaled 300)"
+python client.py "$(uri first)" 1 300   # enough to fill segments
 kill_hard first
 chmod 400 "$cache"
 cp "$cache" dirty.cache
