@@ -40,30 +40,38 @@ struct backend {
   uint64_t max_zero;            /* bytes; at least 1 */
 };
 
+/* These mean something of its own to the engine; EIO serves as well for a store that
+ * fails (NFS has ESTALE). */
+static inline int
+backend_result (int r)
+{
+  return r == -ESTALE || r == -EAGAIN || r == -ECANCELED ? -EIO : r;
+}
+
 static inline int
 backend_pread (struct backend *b, void *buf, size_t length, uint64_t offset)
 {
-  return b->ops->pread (b, buf, length, offset);
+  return backend_result (b->ops->pread (b, buf, length, offset));
 }
 
 static inline int
 backend_pwrite (struct backend *b, const void *buf, size_t length,
                 uint64_t offset)
 {
-  return b->ops->pwrite (b, buf, length, offset);
+  return backend_result (b->ops->pwrite (b, buf, length, offset));
 }
 
 static inline int
 backend_zero (struct backend *b, uint64_t length, uint64_t offset,
               bool may_trim)
 {
-  return b->ops->zero (b, length, offset, may_trim);
+  return backend_result (b->ops->zero (b, length, offset, may_trim));
 }
 
 static inline int
 backend_trim (struct backend *b, uint64_t length, uint64_t offset)
 {
-  return b->ops->trim (b, length, offset);
+  return backend_result (b->ops->trim (b, length, offset));
 }
 
 /* Zero the range in the cheap way if there is one; or trim it, if that will do.
@@ -82,7 +90,7 @@ backend_try_zero (struct backend *b, uint64_t length, uint64_t offset,
 static inline int
 backend_flush (struct backend *b)
 {
-  return b->ops->flush (b);
+  return backend_result (b->ops->flush (b));
 }
 
 #endif /* PCACHE_BACKEND_H */
