@@ -265,6 +265,21 @@ modes_flush (struct engine *engine)
     }
 }
 
+/* What has gone around the cache, on a path that may have been left since.  *worked
+ * stays if there is no such. */
+static int
+flush_around (struct engine *engine, bool *worked)
+{
+  int r;
+
+  if (!modes_is_unflushed (&engine->modes))
+    return 0;
+  r = modes_settle (engine);
+  if (r == 0)
+    *worked = true;
+  return r;
+}
+
 int
 modes_settle_step (struct engine *engine, bool *worked)
 {
@@ -274,9 +289,11 @@ modes_settle_step (struct engine *engine, bool *worked)
 
   *worked = false;
   r = engine_flush (engine);
-  if (r < 0 || !epoch_queue_first (&engine->queue, &first, &since)
-      || first > finished_epoch (engine))
+  if (r < 0)
     return r;
+  if (!epoch_queue_first (&engine->queue, &first, &since)
+      || first > finished_epoch (engine))
+    return flush_around (engine, worked);
 
   HOLD_LOCK (&modes->settling);
   r = settle_locked (engine);
@@ -384,10 +401,9 @@ modes_end_step (struct engine *engine, int result, bool *worked)
   struct modes *modes = &engine->modes;
   const enum write_path path = modes_path (modes);
 
-  if (result == 0 && !*worked && modes_is_unflushed (modes)) {
-    result = modes_settle (engine);
-    *worked = result == 0;
-  }
+  /* Also when there is more to write back, or it might never be its turn. */
+  if (result == 0)
+    result = flush_around (engine, worked);
   if (path != PATH_CLOSED && path != PATH_BROKEN)
     return result;
   if (result == 0)

@@ -672,6 +672,27 @@ after_a_failed_flush_everything_is_written_again (void **state)
   assert_int_equal (status ().dirty_bytes, 0);
 }
 
+/* Error numbers that mean something else in here, as NFS has them: they are the
+ * backing store's, and end the request. */
+static void
+no_error_of_the_backing_store_is_taken_for_one_of_ours (void **state)
+{
+  static const int errors[] = { -ESTALE, -EAGAIN, -ECANCELED };
+
+  (void) state;
+  for (enum cache_mode mode = MODE_WRITETHROUGH; mode <= MODE_WRITEAROUND;
+       mode++)
+    for (size_t i = 0; i < sizeof errors / sizeof *errors; i++) {
+      open_cache (mode, false);
+      await_mode ();
+      disk->write_error = errors[i];
+      assert_int_equal (try_write (0, BLOCK, 1, false), -EIO);
+      disk->write_error = 0;
+      cache_close (cache);
+      cache = NULL;
+    }
+}
+
 static void
 a_write_around_that_fails_leaves_nothing_old_in_the_cache (void **state)
 {
@@ -759,6 +780,38 @@ a_flush_covers_what_went_around_before_the_mode_was_changed (void **state)
   write_bytes (BLOCK, BLOCK, 3);
   flush ();
   assert_int_equal (disk->flushes, 1);
+}
+
+static void
+a_drain_covers_what_went_around_before_the_mode_was_changed (void **state)
+{
+  (void) state;
+  open_cache (MODE_WRITEAROUND, false);
+  for (enum cache_mode mode = MODE_WRITEBACK; mode <= MODE_WRITEAROUND;
+       mode++) {
+    set_mode (MODE_WRITEAROUND);
+    await_mode ();
+    write_bytes (0, BLOCK, 1);
+    set_mode (mode);
+    await_mode ();
+    drain ();
+    assert_false (modes_is_unflushed (&cache_engine (cache)->modes));
+  }
+}
+
+/* Not only when there is nothing else to do. */
+static void
+what_went_around_is_flushed_though_writes_go_on (void **state)
+{
+  (void) state;
+  open_cache (MODE_WRITEAROUND, false);
+  write_bytes (0, BLOCK, 1);
+  set_mode (MODE_WRITEBACK);
+  for (unsigned i = 0; i < 2; i++) {
+    write_bytes (BLOCK, BLOCK, i);
+    assert_true (cache_step_writeback (cache));
+  }
+  assert_false (modes_is_unflushed (&cache_engine (cache)->modes));
 }
 
 static void
@@ -987,10 +1040,13 @@ main (int argc, char *argv[])
     TEST (a_write_through_that_fails_says_so_and_stays_dirty),
     TEST (a_flush_does_not_settle_what_is_still_on_its_way),
     TEST (after_a_failed_flush_everything_is_written_again),
+    TEST (no_error_of_the_backing_store_is_taken_for_one_of_ours),
     TEST (a_write_around_that_fails_leaves_nothing_old_in_the_cache),
     TEST (a_read_only_disk_takes_no_writes_in_any_mode),
     TEST (a_mode_without_dirty_data_comes_after_draining),
     TEST (a_flush_covers_what_went_around_before_the_mode_was_changed),
+    TEST (a_drain_covers_what_went_around_before_the_mode_was_changed),
+    TEST (what_went_around_is_flushed_though_writes_go_on),
     TEST (modes_wait_for_a_backing_store_and_outlive_it),
     TEST (a_change_of_mode_does_not_wait_for_a_store_that_fails),
     TEST (overlapping_writes_leave_cache_and_backing_store_agreed),
