@@ -551,6 +551,7 @@ init_parts (struct engine *engine)
   streams_init (&engine->streams);
   flights_init (&engine->flights);
   modes_init (&engine->modes);
+  pthread_mutex_init (&engine->backing.lock, NULL);
   rate_init (&engine->writeback_rate, now_ms ());
 }
 
@@ -564,6 +565,7 @@ close_parts (struct engine *engine)
   flights_destroy (&engine->flights);
   ghost_destroy (&engine->ghost);
   modes_destroy (&engine->modes);
+  pthread_mutex_destroy (&engine->backing.lock);
   rate_destroy (&engine->writeback_rate);
   segment_table_close (&engine->segments);
   index_free (engine->index);

@@ -49,6 +49,10 @@ struct engine {
   struct ghost ghost;
   struct holes holes;
   struct modes modes;
+  struct {
+    pthread_mutex_t lock;       /* held while it is flushed */
+    _Atomic uint64_t failures;  /* of flushes; changed under lock */
+  } backing;
   struct rate writeback_rate;   /* bytes sent to the backing store */
 
   /* Wait until a segment may have become free since TICKET was taken.
@@ -85,6 +89,12 @@ extern int engine_write_zeros (struct engine *engine, enum record_kind kind,
 /* Everything appended before the call is durable when it returns 0.  Records whose
  * place refuses them are written elsewhere. */
 extern int engine_flush (struct engine *engine);
+
+/* Flush the backing store.  FAILURES is what engine_backing_failures said before
+ * anything was written that this is to make durable: a store says but once that
+ * it lost something, and it may have said so to somebody else since. */
+extern uint64_t engine_backing_failures (struct engine *engine);
+extern int engine_flush_backing (struct engine *engine, uint64_t failures);
 
 /* FUA: make what was appended with this reservation durable, end the epoch, and
  * release the reservation. */

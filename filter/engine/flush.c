@@ -329,6 +329,26 @@ engine_flush (struct engine *engine)
   return r;
 }
 
+uint64_t
+engine_backing_failures (struct engine *engine)
+{
+  return atomic_load (&engine->backing.failures);
+}
+
+int
+engine_flush_backing (struct engine *engine, uint64_t failures)
+{
+  HOLD_LOCK (&engine->backing.lock);
+  const int r = backend_flush (engine->backend);
+
+  if (r < 0) {
+    atomic_fetch_add (&engine->backing.failures, 1);
+    stats_add (engine->stats, STAT_backing_flush_errors, 1);
+    return r;
+  }
+  return engine_backing_failures (engine) == failures ? 0 : -EIO;
+}
+
 static int
 end_reservation (struct engine *engine, struct reservation *res,
                  int (*make_durable) (struct log *, struct reservation *))

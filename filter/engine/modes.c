@@ -97,15 +97,18 @@ note_slot (struct modes *modes, uint64_t chunk, uint64_t number)
 }
 
 void
-modes_note_around (struct modes *modes, struct range range)
+modes_note_around (struct engine *engine, struct range range)
 {
+  struct modes *modes = &engine->modes;
   const uint64_t first = range.start / INDEX_CHUNK;
   const uint64_t last = (range_end (range) - 1) / INDEX_CHUNK;
   const uint64_t slots = MIN (last - first + 1, (uint64_t) MODES_AROUND_SLOTS);
   uint64_t number;
 
-  if (!modes_is_unflushed (modes))
+  if (!modes_is_unflushed (modes)) {
     atomic_store (&modes->unflushed_since_ms, now_ms ());
+    atomic_store (&modes->around_failures, engine_backing_failures (engine));
+  }
   number = atomic_fetch_add (&modes->around, 1) + 1;
   for (uint64_t i = 0; i < slots; i++)
     note_slot (modes, first + i, number);
@@ -140,8 +143,7 @@ modes_attach (struct engine *engine)
 
   /* A process before this one, which was killed, may not have flushed either. */
   if (engine->backend->can_write && wanted_path (engine) == PATH_AROUND)
-    modes_note_around (&engine->modes,
-                       (struct range) { 0, engine->backend->size });
+    modes_note_around (engine, (struct range) { 0, engine->backend->size });
   if (engine->backend->can_write
       && (!is_dirty (engine) || MUTATION (MODE_WITHOUT_DRAIN)))
     set_path_locked (&engine->modes, wanted_path (engine));
@@ -196,6 +198,9 @@ settle_locked (struct engine *engine)
   struct modes *modes = &engine->modes;
   const uint64_t number = atomic_fetch_add (&modes->settles_started, 1) + 1;
   const uint64_t around = modes_around (modes);
+  /* Of what is written through, no flush but these here can tell. */
+  const uint64_t failures = modes_is_unflushed (modes)
+    ? atomic_load (&modes->around_failures) : engine_backing_failures (engine);
   uint64_t finished;
   int r = 0;
 
@@ -206,9 +211,10 @@ settle_locked (struct engine *engine)
     return r;
   finished = finished_epoch (engine);
   /* Crash before: what is not settled is dirty, and is written again. */
-  r = backend_flush (engine->backend);
+  r = engine_flush_backing (engine, failures);
   if (r < 0)
-    stats_add (engine->stats, STAT_backing_flush_errors, 1);
+    /* Said once, as disks do. */
+    atomic_store (&modes->around_failures, engine_backing_failures (engine));
 
   HOLD_LOCK (&modes->lock);
   if (r < 0) {

@@ -72,6 +72,8 @@ struct modes {
   _Atomic uint64_t around_of[MODES_AROUND_SLOTS];       /* the last of them in
                                  * these chunks */
   _Atomic uint64_t unflushed_since_ms;
+  _Atomic uint64_t around_failures;     /* of flushes, when it began to be
+                                 * unflushed or when the last was said */
 
   pthread_mutex_t lock;         /* taken inside settling */
   unsigned rounds;              /* lock; of write-back, before CLOSED */
@@ -145,7 +147,7 @@ modes_is_unflushed (struct modes *modes)
 }
 
 /* RANGE has been written on path AROUND, or some of it, and is still held. */
-extern void modes_note_around (struct modes *modes, struct range range);
+extern void modes_note_around (struct engine *engine, struct range range);
 
 /* May what is read from the backing store now, in RANGE of one chunk, be cached?  Not
  * while it is being written around the cache; and not before that has been flushed:

@@ -196,7 +196,7 @@ write_around_held (const struct part *part)
     return r;
   r = send_part (part);
   /* Some of it may be there also when it failed. */
-  modes_note_around (&engine->modes, part->range);
+  modes_note_around (engine, part->range);
   if (r < 0 || !lost)
     return r;
   r = modes_settle (engine);

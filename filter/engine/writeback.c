@@ -775,14 +775,13 @@ write_portions (struct writeback *wb, const struct plan *plan, bool *progress)
   do {
     const uint64_t count = MIN (plan->job_count - i, wb->portion);
     const bool last = i + count == plan->job_count;
+    const uint64_t failures = engine_backing_failures (wb->engine);
     int r = run_portion (wb, plan, i, count);
 
     /* Crash before: the epoch is still dirty here and partly in the backing
      * store, which is legal there, and is written again. */
     if (r == 0 && (last || !MUTATION (PORTION_UNFLUSHED))) {
-      r = backend_flush (wb->engine->backend);
-      if (r < 0)
-        stats_add (wb->engine->stats, STAT_backing_flush_errors, 1);
+      r = engine_flush_backing (wb->engine, failures);
       if (MUTATION (T7_FLUSH_IGNORED))
         r = 0;
     }

@@ -799,6 +799,54 @@ a_drain_covers_what_went_around_before_the_mode_was_changed (void **state)
   }
 }
 
+/* A store says but once that it lost something. */
+static void
+lose_when_flushed (struct memory_backend *mb, enum backend_event event,
+                   struct range range, const void *bytes, void *opaque)
+{
+  (void) range;
+  (void) bytes;
+  (void) opaque;
+  if (event != BACKEND_FLUSH)
+    return;
+  mb->before = NULL;
+  memset (mb->bytes, 0, MIB);
+  mb->flush_error = -EIO;
+  /* As if another client had been faster. */
+  assert_int_equal (backend_flush (&mb->backend), -EIO);
+  atomic_fetch_add (&cache_engine (cache)->backing.failures, 1);
+  mb->flush_error = 0;
+}
+
+static void
+write_back_hears_of_a_flush_that_failed_for_others (void **state)
+{
+  (void) state;
+  open_cache (MODE_WRITEBACK, false);
+  write_bytes (0, BLOCK, 1);
+  disk->before = lose_when_flushed;
+  assert_false (cache_step_writeback (cache));
+  assert_true (status ().dirty_bytes > 0);
+  drain ();
+  expect_on_disk (0, BLOCK, 1);
+}
+
+static void
+a_flush_hears_of_what_write_back_was_told (void **state)
+{
+  (void) state;
+  open_cache (MODE_WRITEAROUND, false);
+  flush ();
+  write_bytes (0, BLOCK, 1);
+  set_mode (MODE_WRITEBACK);
+  write_bytes (BLOCK, BLOCK, 2);
+  disk->flush_error = -EIO;
+  assert_false (cache_step_writeback (cache));
+  disk->flush_error = 0;
+  assert_int_equal (cache_flush (cache), -EIO);
+  flush ();                     /* said once */
+}
+
 /* Not only when there is nothing else to do. */
 static void
 what_went_around_is_flushed_though_writes_go_on (void **state)
@@ -1046,6 +1094,8 @@ main (int argc, char *argv[])
     TEST (a_mode_without_dirty_data_comes_after_draining),
     TEST (a_flush_covers_what_went_around_before_the_mode_was_changed),
     TEST (a_drain_covers_what_went_around_before_the_mode_was_changed),
+    TEST (write_back_hears_of_a_flush_that_failed_for_others),
+    TEST (a_flush_hears_of_what_write_back_was_told),
     TEST (what_went_around_is_flushed_though_writes_go_on),
     TEST (modes_wait_for_a_backing_store_and_outlive_it),
     TEST (a_change_of_mode_does_not_wait_for_a_store_that_fails),
