@@ -141,6 +141,7 @@ class Cache:
         self.device = device
         self.rescue = rescue
         self.needs_rescue = False
+        self.hides_dirty = False
         self.log = log
         self.damage = []
         self.read_superblock()
@@ -354,6 +355,8 @@ class Cache:
             sequence += self.segment_size
         epoch = max([self.through] + [k.epoch for k in sets]
                     + [s.reach[0] for s in used if s.reach])
+        if self.hides_dirty:
+            self.tail = max(self.tail, sequence)
         if max(sequence, self.tail) >= 2**62 or epoch + 1 >= 2**62:
             raise Refused('the last sequence number or epoch makes no sense')
 
@@ -369,6 +372,8 @@ class Cache:
                           % (segment.id, what))
         if clean:                                               # [X1]
             self.tail = max(self.tail, sequence)
+        else:                                                   # [X2]
+            self.hides_dirty = True
 
     @staticmethod
     def dirty_epoch(sets):

@@ -257,7 +257,7 @@ refuse_or_go_on (struct replay *rec, const struct finding *f)
             f->segment->id, f->hidden_epoch, rec->written_back);
     return 0;
   }
-  rec->needs_rescue = true;
+  rec->needs_rescue = rec->hides_dirty = true;
   if (engine->options.rescue) {
     report (REPORT_WARNING, "segment %" PRIu32 ": the damage may hide data "
             "that was not written back; what is left is used without it",
@@ -269,6 +269,15 @@ refuse_or_go_on (struct replay *rec, const struct finding *f)
           "); cache not opened: pcache-damaged=rescue serves what is left",
           f->segment->id, rec->written_back);
   return -EUCLEAN;
+}
+
+/* Whatever is hidden may have been written back, or say that a range is a hole:
+ * then the backing store is newer than what was clean before, and never older. */
+static void
+ignore_clean (struct replay *rec)
+{
+  for (uint32_t i = 0; i < rec->count; i++)
+    rec->tail = MAX (rec->tail, rec->findings[i].sequence_max);
 }
 
 /* What an open segment hides has at most one record for each record's size
@@ -306,7 +315,7 @@ survey (struct replay *rec)
 
     if (!segment->damaged)
       continue;
-    rec->needs_rescue = true;
+    rec->needs_rescue = rec->hides_dirty = true;
     stats_add (rec->engine->stats, STAT_damaged_segments, 1);
     report (rec->engine->options.rescue ? REPORT_WARNING : REPORT_ERROR,
             "segment %" PRIu32 ": both copies of its header are damaged "
@@ -349,6 +358,8 @@ survey (struct replay *rec)
         error = r;              /* name all the damage before giving up */
     }
   }
+  if (rec->hides_dirty)
+    ignore_clean (rec);
   return error;
 }
 

@@ -40,6 +40,7 @@ struct replay {
   uint64_t durable_through;     /* the highest that any set declares */
   struct finding *findings;     /* segments in use */
   uint32_t count;
+  bool hides_dirty;             /* damage may */
   bool needs_rescue;            /* options.rescue only let it go on */
   uint64_t sequence;            /* the last one used */
   uint64_t epoch;               /* the first one not used */

@@ -741,6 +741,30 @@ an_unreadable_set_is_not_the_end_of_the_log (void **state)
   end ();
 }
 
+/* T23: what a rescue cannot find may be in the backing store, newer than what was
+ * cached before it. */
+static void
+a_rescue_serves_nothing_clean_that_may_be_old (void **state)
+{
+  (void) state;
+  begin (8, true);
+  put_block (1, 1);
+  flush (small);
+  write_back (small);
+  put_block (1, 2);
+  flush (small);
+  write_back (small);
+  small_engine_kill (small);
+  small->device->bad_at = set_at (small->device, 0, 1);
+  small->device->bad_length = 64;
+  assert_int_equal (small_engine_try_open (small), -EUCLEAN);
+
+  small->engine.options.rescue = true;
+  small_engine_open (small);
+  expect_block (1, 2);
+  end ();
+}
+
 static void
 a_sealed_header_that_contradicts_its_sets_is_damage (void **state)
 {
@@ -1138,6 +1162,7 @@ main (int argc, char *argv[])
     cmocka_unit_test (damage_does_not_make_lost_data_look_clean),
     cmocka_unit_test (what_was_lost_once_is_forgotten),
     cmocka_unit_test (an_unreadable_set_is_not_the_end_of_the_log),
+    cmocka_unit_test (a_rescue_serves_nothing_clean_that_may_be_old),
     cmocka_unit_test (a_sealed_header_that_contradicts_its_sets_is_damage),
     cmocka_unit_test (two_bad_segment_headers_are_refused_by_name),
     cmocka_unit_test (all_damage_is_named_before_giving_up),
