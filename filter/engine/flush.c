@@ -235,6 +235,13 @@ move_data (struct move *move, const struct piece *piece)
   return r;
 }
 
+static bool
+is_only_cached (const struct record *record)
+{
+  return record->clean && record->kind != RECORD_LOST
+    && record->kind != RECORD_HOLE;
+}
+
 static int
 move_record (struct move *move, const struct record *record)
 {
@@ -247,9 +254,10 @@ move_record (struct move *move, const struct record *record)
   if (record->kind == RECORD_HOLE)
     return move_without_data (move, NULL, record->range, RECORD_HOLE, &moved);
   record_to_extent (record, &extent);
-  if (record->clean && record->kind != RECORD_LOST) {
-    /* Only cached: and with no record on media nothing would unmap it when its
-     * segment is evicted. */
+  if (is_only_cached (record)) {
+    /* With no record on media nothing would unmap it when its segment is evicted.
+     * A crash may find it there after all. */
+    holes_note_unmapped (&move->engine->holes, record->sequence);
     index_lock (index, record->range);
     index_remove_locked (index, record->range, &extent);
     index_unlock (index, record->range);
@@ -272,8 +280,12 @@ move_one (struct move *move)
 
   if (!log_take_refused (log, &move->set))
     return 0;
-  for (uint32_t i = 0; i < move->set.count && r == 0; i++)
-    r = move_record (move, &move->set.record[i]);
+  /* What is only cached first: it may cover a hole of the same set, which is then
+   * said again. */
+  for (int others = 0; others < 2; others++)
+    for (uint32_t i = 0; i < move->set.count && r == 0; i++)
+      if (is_only_cached (&move->set.record[i]) != others)
+        r = move_record (move, &move->set.record[i]);
   if (r == 0)
     report (REPORT_WARNING, "segment %" PRIu32 " refuses a record set and is "
             "left; %" PRIu32 " records were written anew elsewhere",

@@ -271,7 +271,7 @@ evict (struct engine *engine, struct segment *segment)
     return r;
 
   /* 1. Out of the index.  Crash: replay brings it all back. */
-  holes_note_unmapped (engine, ev->segment.sequence_max);
+  holes_note_unmapped (&engine->holes, ev->segment.sequence_max);
   empty (ev);
   if (MUTATION (T4_REUSE_BEFORE_TAIL)) {
     const uint64_t through = ev->segment.sequence_max;

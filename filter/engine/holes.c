@@ -29,18 +29,6 @@ struct punch {
   bool kept;                    /* something that is lost, or dirty */
 };
 
-void
-holes_note_unmapped (struct engine *engine, uint64_t sequence)
-{
-  struct holes *holes = &engine->holes;
-  uint64_t before = atomic_load (&holes->uncertain_through);
-
-  while (before < sequence
-         && !atomic_compare_exchange_weak (&holes->uncertain_through, &before,
-                                           sequence))
-    ;
-}
-
 /* For who is under way himself. */
 static bool
 are_certain (struct engine *engine)
@@ -259,7 +247,7 @@ punch_range (struct punch *punch, struct range range)
   if (r == 0 && punch->records > 0)
     r = engine_flush (engine);
   if (r < 0)
-    holes_note_unmapped (engine, log_sequence (engine->log));
+    holes_note_unmapped (holes, log_sequence (engine->log));
   atomic_fetch_sub (&holes->under_way, 1);
   return r;
 }

@@ -30,8 +30,17 @@ struct holes {
 };
 
 /* Extents of records up to SEQUENCE are about to be unmapped with no record of
- * that. */
-extern void holes_note_unmapped (struct engine *engine, uint64_t sequence);
+ * that.  Inline, as also who lies beneath says it. */
+static inline void
+holes_note_unmapped (struct holes *holes, uint64_t sequence)
+{
+  uint64_t before = atomic_load (&holes->uncertain_through);
+
+  while (before < sequence
+         && !atomic_compare_exchange_weak (&holes->uncertain_through, &before,
+                                           sequence))
+    ;
+}
 
 /* Before a write that goes around the cache: unmap RANGE, durably, but for what is
  * lost.  *lost: there is such.  -ESTALE: the path is not AROUND any more; less

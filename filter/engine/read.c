@@ -191,7 +191,7 @@ heal (struct read *read, const struct piece *piece, int error)
       /* All that is left of the record, as none of it can be used; which
        * also never splits an extent, so it needs no memory.  After a crash it is
        * there again. */
-      holes_note_unmapped (engine, log_sequence (engine->log));
+      holes_note_unmapped (&engine->holes, log_sequence (engine->log));
       index_remove_locked (engine->index, record, &piece->extent);
       r = 1;
     }

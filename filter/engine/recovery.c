@@ -157,7 +157,7 @@ engine_recover (struct engine *engine, struct recovery_result *result)
   if (r == 0)
     r = settle (&replay);
   /* Media that can be read again would bring it back. */
-  holes_note_unmapped (engine, replay.tail);
+  holes_note_unmapped (&engine->holes, replay.tail);
   *result = (struct recovery_result) { replay.sequence, replay.epoch };
   replay_free (&replay);
   if (r == -ENOMEM)
