@@ -423,7 +423,7 @@ wait_for_space (struct engine *engine, uint64_t ticket,
 {
   struct cache *cache = cache_of (engine);
   uint64_t failing_ms = 0, now;
-  bool shutting_down, held, writeback_fails;
+  bool shutting_down, held, writeback_fails, vain;
   int error;
 
   if (!cache->started) {
@@ -445,12 +445,16 @@ wait_for_space (struct engine *engine, uint64_t ticket,
   held = is_held_locked (cache);
   writeback_fails = cache->writeback_error < 0 && !held;
   error = writeback_fails ? cache->writeback_error : cache->gc_error;
+  vain = !can_write_back (cache) && space_is_short (engine);
   shutting_down = cache->shutting_down;
   if (error < 0)
     failing_ms = now - MAX (writeback_fails ? cache->failing_since_ms
                             : cache->gc_failing_since_ms, waiting_since_ms);
   mutex_unlock (&cache->lock);
 
+  /* An invalidation, with nobody connected who could write back. */
+  if (vain)
+    return -ENOSPC;
   if (shutting_down && (error < 0 || held))
     return -ESHUTDOWN;
   if (error < 0 && failing_ms >= setting_get (&engine->settings,

@@ -23,6 +23,7 @@
 #include "base/thread.h"
 #include "engine/cache.h"
 #include "engine/engine.h"
+#include "engine/holes.h"
 #include "support/memory_backend.h"
 #include "support/memory_pmem.h"
 #include "support/reports.h"
@@ -278,6 +279,57 @@ dirty_data_is_not_invalidated (void **state)
   drain ();
   expect_on_disk (62 * BLOCK, BLOCK, 2);
   expect_on_disk (63 * BLOCK, BLOCK, 9);
+}
+
+/* In a cache that is full of dirty data, with nobody who could write it back. */
+static void
+an_invalidation_does_not_wait_for_what_cannot_come (void **state)
+{
+  uint64_t dropped;
+  int r = 0;
+
+  (void) state;
+  open_cache (MODE_WRITEBACK, true);
+  cache_pause_writeback (cache);
+  for (unsigned i = 0; status ().segments_free > 1; i++)
+    write_bytes (i * 64 * KIB, 64 * KIB, 1);
+  cache_detach (cache);
+  for (unsigned i = 0; i < 50000 && r == 0; i++) {
+    /* A record for each. */
+    holes_note_unmapped (&cache_engine (cache)->holes, INT64_MAX);
+    r = cache_invalidate (cache, (struct range) { 31 * MIB, BLOCK }, &dropped);
+  }
+  assert_int_equal (r, -ENOSPC);
+}
+
+/* A set is refused in which something was invalidated, and cached again after. */
+static void
+an_invalidation_outlives_a_refused_set (void **state)
+{
+  struct engine *engine;
+  struct record hole = {
+    .range = { 0, BLOCK }, .kind = RECORD_HOLE, .clean = true,
+  };
+  struct reservation res;
+
+  (void) state;
+  open_cache (MODE_WRITEBACK, false);
+  engine = cache_engine (cache);
+  write_bytes (0, BLOCK, 1);
+  drain ();
+  memset (disk->bytes, 9, BLOCK);
+  assert_int_equal (log_reserve (engine->log, LOG_WRITE, 0, 1, &res), 0);
+  index_lock (engine->index, hole.range);
+  assert_int_equal (records_publish_locked (engine, &res, hole.range, &hole,
+                                            1), 0);
+  index_unlock (engine->index, hole.range);
+  log_release (engine->log, &res);
+  expect (0, BLOCK, 9);
+  assert_true (is_cached (0, BLOCK));
+  device->copies_left = 0;
+  flush ();
+  open_again (MODE_WRITEBACK);
+  expect (0, BLOCK, 9);
 }
 
 static void
@@ -1073,6 +1125,8 @@ main (int argc, char *argv[])
     TEST (a_part_of_a_record_can_be_invalidated),
     TEST (an_invalidation_outlives_a_crash_and_evictions),
     TEST (dirty_data_is_not_invalidated),
+    TEST (an_invalidation_does_not_wait_for_what_cannot_come),
+    TEST (an_invalidation_outlives_a_refused_set),
     TEST (a_fill_under_way_is_not_cached_after_an_invalidation),
     TEST (invalidations_of_any_range_change_nothing_that_is_read),
     TEST (writeonly_caches_no_reads),
