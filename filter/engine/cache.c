@@ -761,6 +761,7 @@ cache_attach (struct cache *cache, struct backend *backend,
 {
   struct engine *engine = &cache->engine;
   struct superblock *sb = &engine->superblock;
+  bool flushed = true;
   int r;
 
   assert (backend->max_request >= LOG_MAX_RESERVE && backend->max_zero > 0);
@@ -777,9 +778,13 @@ cache_attach (struct cache *cache, struct backend *backend,
     r = start_writeback (cache);
   if (r < 0)
     return r;
+  /* What was written around the cache before it was detached, or by a process that
+   * was killed, may not have been flushed: it must not be cached as clean yet. */
+  if (backend->can_write)
+    flushed = backend_flush (backend) == 0;
   HOLD_LOCK (&cache->lock);
   engine->backend = backend;
-  modes_attach (engine);
+  modes_attach (engine, flushed);
   cache->failures = 0;
   cache->writeback_error = 0;
   pthread_cond_broadcast (&cache->wake);

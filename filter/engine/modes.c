@@ -137,12 +137,11 @@ modes_is_flush_due (struct engine *engine, uint64_t now)
 }
 
 void
-modes_attach (struct engine *engine)
+modes_attach (struct engine *engine, bool flushed)
 {
   HOLD_LOCK (&engine->modes.lock);
 
-  /* A process before this one, which was killed, may not have flushed either. */
-  if (engine->backend->can_write && wanted_path (engine) == PATH_AROUND)
+  if (!flushed)
     modes_note_around (engine, (struct range) { 0, engine->backend->size });
   if (engine->backend->can_write
       && (!is_dirty (engine) || MUTATION (MODE_WITHOUT_DRAIN)))
@@ -155,7 +154,7 @@ modes_detach (struct engine *engine)
   HOLD_LOCK (&engine->modes.lock);
 
   set_path_locked (&engine->modes, PATH_BACK);
-  /* Who takes the backing store away flushes it. */
+  /* The next attachment flushes it. */
   atomic_store (&engine->modes.around_flushed, modes_around (&engine->modes));
 }
 

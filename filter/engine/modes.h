@@ -111,8 +111,8 @@ extern enum cache_mode modes_in_effect (struct engine *engine);
 extern bool modes_is_pending (struct engine *engine);
 
 /* A backing store has come, with no requests yet.  Without dirty data the mode is
- * in effect at once. */
-extern void modes_attach (struct engine *engine);
+ * in effect at once.  FLUSHED: nothing on it was written before and not flushed. */
+extern void modes_attach (struct engine *engine, bool flushed);
 /* It goes.  What is not settled will be written back. */
 extern void modes_detach (struct engine *engine);
 /* The setting was changed. */

@@ -74,6 +74,7 @@ open_cache (enum cache_mode mode, bool threads)
   if (threads)
     assert_int_equal (cache_start (cache), 0);
   assert_int_equal (cache_attach (cache, &disk->backend, "export"), 0);
+  disk->flushes = 0;
 }
 
 /* Not before what an earlier life left has been written back. */
@@ -565,6 +566,25 @@ what_was_written_around_is_not_cached_before_it_is_flushed (void **state)
 }
 
 /* T10.  Read before it is written, and cached after, it would be old for ever. */
+/* Killed, and started again with another mode: nobody knows any more what was not
+ * flushed. */
+static void
+nor_after_a_kill (void **state)
+{
+  uint64_t random = seed;
+
+  (void) state;
+  memory_backend_track (disk);
+  open_cache (MODE_WRITEAROUND, false);
+  write_bytes (0, BLOCK, 1);
+  open_again (MODE_WRITEBACK);
+  expect (0, BLOCK, 1);
+  if (is_cached (0, BLOCK)) {
+    memory_backend_crash (disk, &random);
+    expect_on_disk (0, BLOCK, 1);
+  }
+}
+
 static void
 what_is_read_while_it_is_written_around_is_not_cached (void **state)
 {
@@ -1136,6 +1156,7 @@ main (int argc, char *argv[])
     TEST (written_around_is_in_the_backing_store_only),
     TEST (bulk_that_was_never_cached_needs_no_records),
     TEST (what_was_written_around_is_not_cached_before_it_is_flushed),
+    TEST (nor_after_a_kill),
     TEST (what_is_read_while_it_is_written_around_is_not_cached),
     TEST (a_plugin_that_can_neither_zero_nor_trim_is_given_zeros),
     TEST (lost_data_can_be_written_around),
