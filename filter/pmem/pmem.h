@@ -35,6 +35,8 @@ struct pmem_ops {
   int (*copy) (struct pmem *, uint64_t at, const void *from, size_t length);
   int (*fence) (struct pmem *);
   int (*sync) (struct pmem *);
+  /* NULL: a sync never fails. */
+  bool (*trust) (struct pmem *, bool trust);
   int (*make_durable) (struct pmem *, uint64_t at, size_t length);
   int (*read) (struct pmem *, void *to, uint64_t at, size_t length);
   int (*checksum) (struct pmem *, uint64_t at, size_t length, uint64_t *sum);
@@ -68,11 +70,21 @@ pmem_fence (struct pmem *pmem)
 }
 
 /* After a failure nothing is known of the stores since the last success;
- * all later calls fail as well. */
+ * all later calls fail as well (but see pmem_trust). */
 static inline int
 pmem_sync (struct pmem *pmem)
 {
   return pmem->ops->sync (pmem);
+}
+
+/* TRUST: pmem_sync may succeed again although one has failed.  It then speaks only
+ * of the stores made after this call: what was stored since the last success
+ * may be gone, now or later.  Otherwise: every later pmem_sync fails, as if one
+ * had.  Nobody else uses the device meanwhile.  True: one had failed. */
+static inline bool
+pmem_trust (struct pmem *pmem, bool trust)
+{
+  return pmem->ops->trust && pmem->ops->trust (pmem, trust);
 }
 
 /* Make durable what a read of the range gives now, whoever stored it: a

@@ -54,7 +54,7 @@ struct pmem_file {
   pthread_cond_t sync_ended;
   uint64_t stores_synced;       /* lock; of stores, so many are durable */
   bool sync_running;            /* lock */
-  bool sync_failed;             /* lock; for good */
+  bool sync_failed;             /* lock; see pmem_trust */
 };
 
 int
@@ -173,7 +173,7 @@ run_sync_locked (struct pmem_file *f)
   r = file_sync_data (f->fd);
   if (r < 0)
     report (REPORT_ERROR, "%s: data could not be made durable: %s; "
-            "every later flush fails until the cache is opened again",
+            "flushes fail until the cache is opened again or left",
             f->name, strerror (-r));
   mutex_lock (&f->lock);
   f->sync_running = false;
@@ -201,6 +201,18 @@ file_sync (struct pmem *pmem)
       run_sync_locked (f);
   }
   return f->sync_failed ? -EIO : 0;
+}
+
+static bool
+file_trust (struct pmem *pmem, bool trust)
+{
+  struct pmem_file *f = (struct pmem_file *) pmem;
+  HOLD_LOCK (&f->lock);
+  const bool had_failed = f->sync_failed;
+
+  assert (!f->sync_running);
+  f->sync_failed = !trust;
+  return had_failed;
 }
 
 /* Of the pages that somebody before us stored to, only the kernel knows. */
@@ -321,6 +333,7 @@ static const struct pmem_ops file_ops = {
   .copy = file_copy,
   .fence = file_fence,
   .sync = file_sync,
+  .trust = file_trust,
   .make_durable = file_make_durable,
   .read = file_read,
   .checksum = file_checksum,

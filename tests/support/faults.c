@@ -180,7 +180,7 @@ __wrap_pthread_create (pthread_t *thread, const pthread_attr_t *attr,
 struct fault_pmem {
   struct pmem pmem;             /* first */
   struct pmem *inner;
-  _Atomic bool sync_failed;     /* for good */
+  _Atomic bool sync_failed;     /* see pmem_trust */
 };
 
 static struct pmem *
@@ -214,6 +214,15 @@ fault_sync (struct pmem *pmem)
   if (strikes (FAULT_SYNC))
     fp->sync_failed = true;
   return fp->sync_failed ? -EIO : pmem_sync (fp->inner);
+}
+
+static bool
+fault_trust (struct pmem *pmem, bool trust)
+{
+  struct fault_pmem *fp = (struct fault_pmem *) pmem;
+  const bool inner = pmem_trust (fp->inner, trust);
+
+  return atomic_exchange (&fp->sync_failed, !trust) || inner;
 }
 
 static int
@@ -270,6 +279,7 @@ static const struct pmem_ops fault_pmem_ops = {
   .copy = fault_copy,
   .fence = fault_fence,
   .sync = fault_sync,
+  .trust = fault_trust,
   .make_durable = fault_make_durable,
   .read = fault_read,
   .checksum = fault_checksum,

@@ -253,6 +253,34 @@ memory_fence (struct pmem *pmem)
   return 0;
 }
 
+/* The kernel could not write the pages, and calls them clean. */
+static void
+lose_pending (struct memory_device *device)
+{
+  struct memory_tracker *tracker = device->tracker;
+
+  if (tracker == NULL)
+    return;
+  for (size_t i = 0; i < tracker->count; i++)
+    if (random_below (&tracker->random, 2) == 0)
+      make_durable (device, tracker->pending[i]);
+  if (device->drop_broken)
+    for (size_t i = 0; i < tracker->count; i++) {
+      const struct range page = tracker->pending[i];
+
+      memcpy (device->bytes + page.start, tracker->durable + page.start,
+              page.length);
+    }
+  tracker->count = 0;
+}
+
+static bool
+memory_trust (struct pmem *pmem, bool trust)
+{
+  return __atomic_exchange_n (&device_of (pmem)->sync_broken, !trust,
+                              __ATOMIC_SEQ_CST);
+}
+
 static int
 memory_sync (struct pmem *pmem)
 {
@@ -261,6 +289,13 @@ memory_sync (struct pmem *pmem)
   __atomic_fetch_add (&device->syncs, 1, __ATOMIC_RELAXED);
   if (__atomic_load_n (&device->sync_error, __ATOMIC_RELAXED))
     return device->sync_error;
+  if (__atomic_load_n (&device->break_sync, __ATOMIC_SEQ_CST) > 0
+      && __atomic_sub_fetch (&device->break_sync, 1, __ATOMIC_SEQ_CST) == 0) {
+    lose_pending (device);
+    __atomic_store_n (&device->sync_broken, true, __ATOMIC_SEQ_CST);
+  }
+  if (__atomic_load_n (&device->sync_broken, __ATOMIC_SEQ_CST))
+    return -EIO;
   /* On an ordered device a store that was not fenced is still not durable. */
   if (!device->ordered)
     settle_pending (device);
@@ -359,6 +394,7 @@ static const struct pmem_ops memory_ops = {
   .copy = memory_copy,
   .fence = memory_fence,
   .sync = memory_sync,
+  .trust = memory_trust,
   .make_durable = memory_make_durable,
   .read = memory_read,
   .checksum = memory_checksum,

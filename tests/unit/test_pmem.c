@@ -1368,7 +1368,15 @@ what_is_there_is_made_durable_on_request (void **state)
     fdatasync_error = EIO;
     assert_int_equal (pmem_make_durable (pmem, 0, 2 * MIB), -EIO);
     assert_int_equal (pmem_sync (pmem), -EIO);
+    assert_true (pmem_trust (pmem, true));
+    assert_int_equal (pmem_copy (pmem, 0, "x", 1), 0);
+    assert_int_equal (pmem_sync (pmem), 0);
+    assert_int_equal (fdatasyncs, 4);
+    assert_false (pmem_trust (pmem, false));
+    assert_int_equal (pmem_sync (pmem), -EIO);
   }
+  else
+    assert_false (pmem_trust (pmem, true));
   pmem_close (pmem);
 }
 
