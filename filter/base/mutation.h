@@ -56,6 +56,7 @@ enum mutation {
   OPEN_WITHOUT_SYNC,            /* what a kill left is called durable */
   SPARE_NOT_WIPED,              /* when both copies of a twin are well again */
   PORTION_UNFLUSHED,            /* of an epoch, and not written again */
+  FAIL_OVER_WITHOUT_MARK,       /* what is clean counts while it is left */
   BYPASS_WITHOUT_TAIL,          /* the device that was left stays valid */
   SPARE_OVER_NEWEST,            /* of a twin's last two places the newest first */
   MODE_WITHOUT_DRAIN,           /* written through over what is dirty */

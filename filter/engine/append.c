@@ -17,7 +17,7 @@ append_reserve (struct engine *engine, uint32_t data_bytes, unsigned records,
 
   r = log_reserve (engine->log, LOG_WRITE, data_bytes, records, res);
   if (r != -EAGAIN)
-    return r;
+    return engine_note_device (engine, r);
   stats_add (engine->stats, STAT_space_waits, 1);
   since = now_ms ();
   for (;;) {
@@ -26,7 +26,7 @@ append_reserve (struct engine *engine, uint32_t data_bytes, unsigned records,
     ticket = segment_ticket (&engine->segments);
     r = log_reserve (engine->log, LOG_WRITE, data_bytes, records, res);
     if (r != -EAGAIN)
-      return r;
+      return engine_note_device (engine, r);
     r = engine->wait_for_space (engine, ticket, since);
     if (r < 0)
       return r;
@@ -100,9 +100,9 @@ append_data (struct append *append, const uint8_t *buf, struct range range)
     log_release (engine->log, &res);
     /* A full set that its place refuses: elsewhere it may go well, too. */
     if (r != -EIO || engine_move_refused (engine) < 0)
-      return r;
+      break;
   }
-  return r;
+  return r == -ESTALE ? r : engine_note_device (engine, r);
 }
 
 int
@@ -122,7 +122,7 @@ append_record (struct append *append, struct record *record)
       return finish (append, &res);
     log_release (engine->log, &res);
     if (r != -EIO || engine_move_refused (engine) < 0)
-      return r;
+      break;
   }
-  return r;
+  return r == -ESTALE ? r : engine_note_device (engine, r);
 }

@@ -47,6 +47,10 @@
 /* Longest time for which cache_bypass lets nobody in. */
 #define BYPASS_HOLD_MS UINT64_C (2000)
 
+/* A device that has failed and could not be left is not tried again before, if
+ * pcache-space-timeout is not shorter. */
+#define FAIL_OVER_PAUSE_MS UINT64_C (10000)
+
 struct cache {
   struct engine engine;
   struct writeback *writeback;
@@ -64,8 +68,11 @@ struct cache {
   unsigned calling_off;         /* and must not begin to again */
   bool gc_busy;                 /* eviction uses the cache device */
   bool halted;                  /* neither must begin to */
-  bool bypassing;               /* cache_bypass is under way */
+  bool bypassing;               /* cache_bypass or fail_over is under way */
+  bool failing_over;            /* it is the latter: nobody waits for space */
   bool bypassed;                /* and it has come to its end */
+  bool said_stuck;              /* that fail_over failed */
+  uint64_t fail_over_at_ms;     /* not before */
   bool want_space;              /* a writer waits */
   bool paused;                  /* nothing is written back but for drains */
   struct schedule schedule;
@@ -74,7 +81,8 @@ struct cache {
   _Atomic int bypass_error;     /* of the last write past the cache */
   uint64_t gc_calls;            /* so that no wake-up is missed */
   uint64_t attempts;            /* to write back that have ended */
-  int writeback_error;          /* of the last attempt */
+  int writeback_error;          /* of the last attempt... */
+  bool device_failed;           /* ...and it was the cache device */
   unsigned failures;            /* attempts in a row, since it was attached */
   bool said_failing;            /* and not yet that it works again */
   uint64_t failing_since_ms, retry_at_ms;
@@ -302,6 +310,7 @@ writeback_main (void *opaque)
   mutex_lock (&cache->lock);
   while (!cache->stop) {
     uint64_t next_ms;
+    uint64_t device_failures;
     bool worked;
     int r;
 
@@ -314,10 +323,13 @@ writeback_main (void *opaque)
     cache->want_space = false;  /* who still waits afterwards says so again */
     mutex_unlock (&cache->lock);
 
+    device_failures = atomic_load (&engine->device_failures);
     r = take_step (cache, UINT64_MAX, &worked);
 
     mutex_lock (&cache->lock);
     cache->busy = false;
+    cache->device_failed = r < 0
+      && atomic_load (&engine->device_failures) != device_failures;
     if (r == -ECANCELED)        /* cache_detach and others wait */
       pthread_cond_broadcast (&cache->progress);
     else
@@ -423,7 +435,7 @@ wait_for_space (struct engine *engine, uint64_t ticket,
 {
   struct cache *cache = cache_of (engine);
   uint64_t failing_ms = 0, now;
-  bool shutting_down, held, writeback_fails, vain;
+  bool shutting_down, held, writeback_fails, vain, by_device, make_way;
   int error;
 
   if (!cache->started) {
@@ -447,6 +459,11 @@ wait_for_space (struct engine *engine, uint64_t ticket,
   error = writeback_fails ? cache->writeback_error : cache->gc_error;
   vain = !can_write_back (cache) && space_is_short (engine);
   shutting_down = cache->shutting_down;
+  by_device = writeback_fails ? cache->device_failed
+    : error < 0 && error != -ENOMEM && error != -EAGAIN;
+  make_way = cache->failing_over
+    || (by_device && now >= cache->fail_over_at_ms
+        && setting_get (&engine->settings, SETTING_fail) == FAIL_PASSTHROUGH);
   if (error < 0)
     failing_ms = now - MAX (writeback_fails ? cache->failing_since_ms
                             : cache->gc_failing_since_ms, waiting_since_ms);
@@ -457,6 +474,8 @@ wait_for_space (struct engine *engine, uint64_t ticket,
     return -ENOSPC;
   if (shutting_down && (error < 0 || held))
     return -ESHUTDOWN;
+  if (make_way)
+    return -ENODEV;             /* see make_way */
   if (error < 0 && failing_ms >= setting_get (&engine->settings,
                                               SETTING_space_timeout)) {
     report (REPORT_ERROR, "the cache is full and no space can be made (%s): a "
@@ -488,6 +507,8 @@ wait_for_path (struct engine *engine)
   while (!is_passable (modes_path (&engine->modes))) {
     if (cache->stop || !can_write_back (cache))
       return -ESHUTDOWN;
+    if (cache->failing_over)
+      return -ENODEV;           /* see make_way */
     if (cache->attempts != attempts && cache->writeback_error < 0)
       return cache->writeback_error;
     cond_wait_until (&cache->progress, &cache->lock, now_ms () + IDLE_MAX_MS);
@@ -1083,32 +1104,56 @@ find_lost (struct engine *engine, struct range *found)
   return false;
 }
 
+/* What fail_over tries again and again is said once. */
+static bool
+may_complain (struct cache *cache)
+{
+  HOLD_LOCK (&cache->lock);
+
+  return !cache->failing_over || !cache->said_stuck;
+}
+
+static int
+refuse_lost (struct cache *cache)
+{
+  struct range lost;
+
+  if (!find_lost (&cache->engine, &lost))
+    return 0;
+  if (may_complain (cache))
+    report (REPORT_ERROR, "the cache cannot be left: dirty data at %" PRIu64
+            "+%" PRIu64 " was lost, and without the cache the range would be "
+            "read as it was before; overwrite it first", lost.start,
+            lost.length);
+  return -EIO;
+}
+
 /* Make void what the device holds.  Nobody is inside, nothing is dirty, the
  * services are halted. */
 static int
 void_device (struct cache *cache)
 {
   struct engine *engine = &cache->engine;
-  struct range lost;
+  uint64_t written_back = 0;
   unsigned sealed;
-  int r;
+  int r = refuse_lost (cache);
 
-  if (find_lost (engine, &lost)) {
-    report (REPORT_ERROR, "the cache cannot be left: dirty data at %" PRIu64
-            "+%" PRIu64 " was lost, and without the cache the range would be "
-            "read as it was before; overwrite it first", lost.start,
-            lost.length);
-    return -EIO;
+  if (r < 0)
+    return r;
+  if (log_is_distrusted (engine->log))
+    written_back = log_closed_through (engine->log);
+  else {
+    /* So that damage that comes later is known to hide nothing dirty. */
+    log_retire_heads (engine->log);
+    log_seal_retired (engine->log, &sealed);
   }
-  /* So that damage that comes later is known to hide nothing dirty. */
-  log_retire_heads (engine->log);
-  log_seal_retired (engine->log, &sealed);
   /* Every record there is is clean.  Crash before: they all are valid, and the
    * backing store agrees with them, as no write has gone past them yet.  After:
    * replay ignores them all. */
   r = MUTATION (BYPASS_WITHOUT_TAIL) ? 0
-    : control_advance (&engine->superblock, log_sequence (engine->log), 0);
-  if (r < 0)
+    : control_advance (&engine->superblock, log_sequence (engine->log),
+                       written_back);
+  if (r < 0 && may_complain (cache))
     report (REPORT_ERROR, "the cache cannot be left: what the cache device "
             "holds cannot be made void: %s", strerror (-r));
   return r;
@@ -1220,7 +1265,217 @@ cache_bypass (struct cache *cache, uint64_t timeout_ms)
   }
   HOLD_LOCK (&cache->lock);
   cache->bypassing = false;
+  pthread_cond_broadcast (&cache->progress);
   return r;
+}
+
+/* --- fail-over -------------------------------------------------------- */
+
+/* pcache-fail=passthrough.  The cache device has failed a request: leave it, as
+ * cache_bypass does, with what is different then.
+ *
+ * A store that was refused.  Everything else is as it should be: what was stored
+ * and synced is durable.
+ *
+ * A sync that failed.  What was stored since the last good one may be gone, and
+ * no later sync will tell.  The records of these epochs are not durable, and yet
+ * they have to go to the backing store, which is against T24: a crash might then
+ * find, as clean, what is older than the backing store.  So all that is clean is
+ * made void first, by a mark of its own: the sync is forgiven, but for the mark
+ * only.
+ *
+ *   crash before the mark     as after any crash: no flush has returned since
+ *                             the last good one
+ *   between it and the last   what is dirty and durable counts, on top of the
+ *                             backing store: the epochs that are durable are called
+ *                             written back one by one, as always; of the others
+ *                             some records may be there, and their data is verified.
+ *                             Their like in the backing store is as new or newer.
+ *                             What is older than both is flushed, and what is
+ *                             newer is not: it may be there or not
+ *   after the last mark       nothing counts
+ *
+ * Until the last mark nobody is told that anything is durable; if it cannot be
+ * made, the sync has failed as before. */
+
+/* Nobody is inside, and the services are halted. */
+static int
+start_over (struct cache *cache)
+{
+  struct engine *engine = &cache->engine;
+  int r = engine_flush (engine);
+
+  /* It may have failed where nothing of the log was to be synced. */
+  if (r == 0)
+    r = pmem_sync (engine->pmem);
+  if (r == 0)
+    return 0;
+  if (!pmem_trust (engine->pmem, true))
+    return r;                   /* sets that no place takes */
+  log_distrust (engine->log);
+  /* The mark would make void what says that it is lost, too. */
+  r = refuse_lost (cache);
+  if (r == 0 && !MUTATION (FAIL_OVER_WITHOUT_MARK))
+    r = control_advance (&engine->superblock, log_sequence (engine->log), 0);
+  return r < 0 ? r : log_close_distrusted (engine->log);
+}
+
+static uint64_t
+backing_failures (struct engine *engine)
+{
+  return stats_get (engine->stats, STAT_backing_write_errors)
+    + stats_get (engine->stats, STAT_backing_flush_errors);
+}
+
+/* Of a backing store that fails.  False: it has had its time. */
+static bool
+wait_for_backing (struct cache *cache, unsigned failures, uint64_t until_ms)
+{
+  const uint64_t retry_ms = now_ms () + MIN (BACKOFF_MIN_MS << failures,
+                                             BACKOFF_DRAIN_MS);
+  HOLD_LOCK (&cache->lock);
+
+  while (!cache->shutting_down && cache->calling_off == 0
+         && retry_ms < until_ms
+         && cond_wait_until (&cache->progress, &cache->lock, retry_ms))
+    ;
+  return !cache->shutting_down && cache->calling_off == 0
+    && retry_ms < until_ms;
+}
+
+/* As busy as the write-back service would be: cache_detach waits. */
+static int
+write_back_step (struct cache *cache)
+{
+  bool worked;
+  int r;
+
+  {
+    HOLD_LOCK (&cache->lock);
+    if (!can_write_back (cache) || cache->calling_off > 0)
+      return -ESHUTDOWN;
+    cache->busy = true;
+  }
+  r = writeback_step (cache->writeback, UINT64_MAX, &worked);
+  HOLD_LOCK (&cache->lock);
+  cache->busy = false;
+  pthread_cond_broadcast (&cache->progress);
+  return r;
+}
+
+static int
+write_all_back (struct cache *cache, uint64_t until_ms)
+{
+  struct engine *engine = &cache->engine;
+  const struct cache_drain everything = {
+    .through = UINT64_MAX,
+    .bytes = epoch_queue_dirty_bytes (&engine->queue),
+  };
+  unsigned failures = 0;
+  int r = 0;
+
+  {
+    HOLD_LOCK (&cache->lock);
+    cache->drains++;            /* at any rate */
+    cache->drain = everything;
+  }
+  while (r == 0 && !is_drained (engine, &everything)) {
+    const uint64_t before = backing_failures (engine);
+
+    r = write_back_step (cache);
+    if (r == 0)
+      failures = 0;
+    else if (backing_failures (engine) != before
+             && wait_for_backing (cache, MIN (failures++, 8u), until_ms))
+      r = 0;
+  }
+  HOLD_LOCK (&cache->lock);
+  cache->drains--;
+  return r;
+}
+
+/* Nobody is inside. */
+static int
+leave_failed_device (struct cache *cache, uint64_t until_ms)
+{
+  struct engine *engine = &cache->engine;
+  int r;
+
+  {
+    HOLD_LOCK (&cache->lock);
+    cache->halted = true;
+    call_off_locked (cache);
+  }
+  set_halted (cache, true);
+  r = start_over (cache);
+  if (r == 0)
+    r = write_all_back (cache, until_ms);
+  if (r == 0 && log_dirty_bytes (engine->log) > 0)
+    r = -EIO;
+  if (r == 0)
+    r = void_device (cache);
+  if (r == 0)
+    return 0;
+  if (log_is_distrusted (engine->log))
+    pmem_trust (engine->pmem, false);
+  set_halted (cache, false);
+  return r;
+}
+
+/* Between the attempts those who wait are let in: whoever is inside may wait for
+ * one of them. */
+static bool
+shut_in_time (struct cache *cache, uint64_t until_ms)
+{
+  while (!entrance_shut (&cache->entrance, now_ms () + BYPASS_HOLD_MS))
+    if (now_ms () >= until_ms)
+      return false;
+  return true;
+}
+
+/* True: the cache has been left, by this call or another. */
+static bool
+fail_over (struct cache *cache)
+{
+  struct engine *engine = &cache->engine;
+  const uint64_t patience_ms = setting_get (&engine->settings,
+                                            SETTING_space_timeout);
+  const uint64_t until_ms = now_ms () + patience_ms;
+  bool complain;
+  int r = -EAGAIN;
+
+  {
+    HOLD_LOCK (&cache->lock);
+    while (cache->bypassing)
+      pthread_cond_wait (&cache->progress, &cache->lock);
+    if (cache->bypassed || now_ms () < cache->fail_over_at_ms
+        || cache->shutting_down)
+      return cache->bypassed;
+    cache->bypassing = cache->failing_over = true;
+  }
+  segment_wake_all (&engine->segments);
+  if (shut_in_time (cache, until_ms)) {
+    r = leave_failed_device (cache, until_ms);
+    if (r == 0)
+      close_device (cache);
+    entrance_open (&cache->entrance, r == 0);
+  }
+  complain = may_complain (cache);
+  if (r == 0)
+    report (REPORT_WARNING, "the cache device has failed, and was left: "
+            "everything is in the backing store, and requests go straight "
+            "there");
+  else if (complain)
+    report (REPORT_ERROR, "the cache device has failed and cannot be left "
+            "(%s): the cache stays in use, and flushes or writes fail", r == -EBADMSG
+            ? "without data checksums it is not known what is still right"
+            : strerror (-r));
+  HOLD_LOCK (&cache->lock);
+  cache->bypassing = cache->failing_over = false;
+  cache->said_stuck |= r < 0;
+  cache->fail_over_at_ms = now_ms () + MIN (FAIL_OVER_PAUSE_MS, patience_ms);
+  pthread_cond_broadcast (&cache->progress);
+  return r == 0;
 }
 
 int
@@ -1302,6 +1557,54 @@ ended (struct engine *engine, enum stats_timer timer, uint64_t start, int r)
   return r;
 }
 
+/* One try of a request. */
+struct attempt {
+  bool inside;
+  uint64_t failures;            /* of the device, before it */
+  uint64_t since_ms;            /* when it first had to make way; 0: never */
+};
+
+/* As entrance_enter. */
+static bool
+begin_attempt (struct cache *cache, struct attempt *attempt)
+{
+  attempt->inside = entrance_enter (&cache->entrance);
+  attempt->failures = atomic_load (&cache->engine.device_failures);
+  return attempt->inside;
+}
+
+/* It waits for space, which a failed device will never have: it was sent out, that
+ * the device can be left.  If that fails, it waits on. */
+static bool
+make_way (struct cache *cache, struct attempt *attempt)
+{
+  const uint64_t patience_ms = setting_get (&cache->engine.settings,
+                                            SETTING_space_timeout);
+
+  if (attempt->since_ms == 0)
+    attempt->since_ms = now_ms ();
+  return fail_over (cache) || now_ms () - attempt->since_ms < patience_ms;
+}
+
+/* It came out with *R, and has left.  True: it is to be tried again, in most cases
+ * past the device.  A part of it may have been done, and is done again: it has not been
+ * acknowledged, so it counts as newer than all that was. */
+static bool
+try_past_device (struct cache *cache, struct attempt *attempt, int *r)
+{
+  struct engine *engine = &cache->engine;
+
+  if (!attempt->inside || *r >= 0)
+    return false;
+  if (*r == -ENODEV) {
+    *r = -EIO;
+    return make_way (cache, attempt);
+  }
+  return atomic_load (&engine->device_failures) != attempt->failures
+    && setting_get (&engine->settings, SETTING_fail) == FAIL_PASSTHROUGH
+    && fail_over (cache);
+}
+
 /* After a request that went past the cache. */
 static int
 note_bypass (struct cache *cache, int r)
@@ -1350,6 +1653,7 @@ cache_write (struct cache *cache, const void *buf, struct range range,
              bool fua)
 {
   struct engine *engine = &cache->engine;
+  struct attempt attempt = { 0 };
   uint64_t start;
   int r;
 
@@ -1362,13 +1666,15 @@ cache_write (struct cache *cache, const void *buf, struct range range,
   stats_add (engine->stats, STAT_write_bytes, range.length);
   if (fua)
     stats_add (engine->stats, STAT_fua_writes, 1);
-  if (!entrance_enter (&cache->entrance))
-    r = note_bypass (cache, passthrough_write (engine->backend, buf, range,
-                                               fua));
-  else {
-    r = engine_write (engine, buf, range, fua);
-    entrance_leave (&cache->entrance);
-  }
+  do
+    if (!begin_attempt (cache, &attempt))
+      r = note_bypass (cache, passthrough_write (engine->backend, buf, range,
+                                                 fua));
+    else {
+      r = engine_write (engine, buf, range, fua);
+      entrance_leave (&cache->entrance);
+    }
+  while (try_past_device (cache, &attempt, &r));
   return ended (engine, TIMER_write_latency, start, r);
 }
 
@@ -1376,6 +1682,7 @@ int
 cache_zero (struct cache *cache, struct range range, bool may_trim, bool fua)
 {
   struct engine *engine = &cache->engine;
+  struct attempt attempt = { 0 };
   uint64_t start;
   int r;
 
@@ -1388,16 +1695,18 @@ cache_zero (struct cache *cache, struct range range, bool may_trim, bool fua)
   stats_add (engine->stats, STAT_zero_bytes, range.length);
   if (fua)
     stats_add (engine->stats, STAT_fua_writes, 1);
-  if (!entrance_enter (&cache->entrance))
-    r = note_bypass (cache, passthrough_zero (engine->backend, range, may_trim,
-                                              fua));
-  else {
-    /* A trim record may be written back as trim, which promises nothing about
-     * what is read then: only where zeroing can be asked to trim. */
-    r = engine_write_zeros (engine, may_trim && engine->backend->can_zero
-                            ? RECORD_TRIM : RECORD_ZERO, range, fua);
-    entrance_leave (&cache->entrance);
-  }
+  do
+    if (!begin_attempt (cache, &attempt))
+      r = note_bypass (cache, passthrough_zero (engine->backend, range,
+                                                may_trim, fua));
+    else {
+      /* A trim record may be written back as trim, which promises nothing about
+       * what is read then: only where zeroing can be asked to trim. */
+      r = engine_write_zeros (engine, may_trim && engine->backend->can_zero
+                              ? RECORD_TRIM : RECORD_ZERO, range, fua);
+      entrance_leave (&cache->entrance);
+    }
+  while (try_past_device (cache, &attempt, &r));
   return ended (engine, TIMER_zero_latency, start, r);
 }
 
@@ -1405,6 +1714,7 @@ int
 cache_trim (struct cache *cache, struct range range, bool fua)
 {
   struct engine *engine = &cache->engine;
+  struct attempt attempt = { 0 };
   uint64_t start;
   int r;
 
@@ -1417,12 +1727,14 @@ cache_trim (struct cache *cache, struct range range, bool fua)
   stats_add (engine->stats, STAT_trim_bytes, range.length);
   if (fua)
     stats_add (engine->stats, STAT_fua_writes, 1);
-  if (!entrance_enter (&cache->entrance))
-    r = note_bypass (cache, passthrough_trim (engine->backend, range, fua));
-  else {
-    r = engine_write_zeros (engine, RECORD_TRIM, range, fua);
-    entrance_leave (&cache->entrance);
-  }
+  do
+    if (!begin_attempt (cache, &attempt))
+      r = note_bypass (cache, passthrough_trim (engine->backend, range, fua));
+    else {
+      r = engine_write_zeros (engine, RECORD_TRIM, range, fua);
+      entrance_leave (&cache->entrance);
+    }
+  while (try_past_device (cache, &attempt, &r));
   return ended (engine, TIMER_zero_latency, start, r);
 }
 
@@ -1431,15 +1743,18 @@ cache_flush (struct cache *cache)
 {
   struct engine *engine = &cache->engine;
   const uint64_t start = stats_begin (engine->stats, TIMER_flush_latency);
+  struct attempt attempt = { 0 };
   int r;
 
   stats_add (engine->stats, STAT_flushes, 1);
-  if (!entrance_enter (&cache->entrance))
-    r = note_bypass (cache, flush_bypassed (cache));
-  else {
-    r = modes_flush (engine);
-    entrance_leave (&cache->entrance);
-  }
+  do
+    if (!begin_attempt (cache, &attempt))
+      r = note_bypass (cache, flush_bypassed (cache));
+    else {
+      r = modes_flush (engine);
+      entrance_leave (&cache->entrance);
+    }
+  while (try_past_device (cache, &attempt, &r));
   return ended (engine, TIMER_flush_latency, start, r);
 }
 

@@ -168,6 +168,9 @@ extern bool cache_is_paused (struct cache *cache);
 extern int cache_bypass (struct cache *cache, uint64_t timeout_ms);
 extern bool cache_is_bypassed (struct cache *cache);
 
+/* With pcache-fail=passthrough the same happens by itself when the cache device
+ * fails a request: fail_over in cache.c. */
+
 /* The server is going away: from now on writes that wait for space fail
  * rather than wait for a backing store that fails or for write-back that is
  * paused.  Does not block, and does not start a drain. */

@@ -54,6 +54,7 @@ struct engine {
     _Atomic uint64_t failures;  /* of flushes; changed under lock */
   } backing;
   struct rate writeback_rate;   /* bytes sent to the backing store */
+  _Atomic uint64_t device_failures;     /* see engine_note_device */
 
   /* Wait until a segment may have become free since TICKET was taken.
    * 0: try again.  -errno: give up. */
@@ -95,6 +96,11 @@ extern int engine_flush (struct engine *engine);
  * it lost something, and it may have said so to somebody else since. */
 extern uint64_t engine_backing_failures (struct engine *engine);
 extern int engine_flush_backing (struct engine *engine, uint64_t failures);
+
+/* R is what the cache device answered in the end, all other places having been
+ * tried.  Count it in device_failures if it is a failure of the device, and give
+ * it back. */
+extern int engine_note_device (struct engine *engine, int r);
 
 /* FUA: make what was appended with this reservation durable, end the epoch, and
  * release the reservation. */

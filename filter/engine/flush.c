@@ -327,6 +327,14 @@ may_succeed (struct engine *engine, uint64_t moves)
 }
 
 int
+engine_note_device (struct engine *engine, int r)
+{
+  if (r < 0 && r != -ENOMEM)
+    atomic_fetch_add (&engine->device_failures, 1);
+  return r;
+}
+
+int
 engine_flush (struct engine *engine)
 {
   int r = -EIO;
@@ -338,7 +346,7 @@ engine_flush (struct engine *engine)
     if (r == 0 || !may_succeed (engine, moves))
       break;
   }
-  return r;
+  return engine_note_device (engine, r);
 }
 
 uint64_t
@@ -369,7 +377,8 @@ end_reservation (struct engine *engine, struct reservation *res,
   const int r = make_durable (engine->log, res);
 
   log_release (engine->log, res);
-  return r < 0 && may_succeed (engine, moves) ? engine_flush (engine) : r;
+  return r < 0 && may_succeed (engine, moves) ? engine_flush (engine)
+    : engine_note_device (engine, r);
 }
 
 int

@@ -68,6 +68,7 @@ struct log {
   _Alignas (64) _Atomic uint64_t epoch;
   _Atomic uint64_t closed_through;
   _Atomic uint64_t durable_through;
+  _Atomic bool distrusted;      /* see log_distrust */
   _Atomic uint32_t retired;     /* segments waiting to be sealed */
   _Atomic unsigned turn;
 
@@ -622,10 +623,55 @@ log_flush (struct log *log)
   const uint64_t before = atomic_load (&log->flushes_started);
   HOLD_LOCK (&log->flush_lock);
 
+  if (atomic_load (&log->distrusted))
+    return -EIO;
   /* One that started after this call came has done the work. */
   if (log->flush_completed > before)
     return 0;
   return flush_locked (log);
+}
+
+void
+log_distrust (struct log *log)
+{
+  HOLD_LOCK (&log->flush_lock);
+
+  atomic_store (&log->distrusted, true);
+}
+
+bool
+log_is_distrusted (const struct log *log)
+{
+  return atomic_load (&log->distrusted);
+}
+
+uint64_t
+log_durable_until (const struct log *log, uint64_t epoch)
+{
+  return log_is_distrusted (log)
+    ? MIN (epoch, atomic_load (&log->durable_through)) : epoch;
+}
+
+int
+log_close_distrusted (struct log *log)
+{
+  struct pmem *pmem = log->options.pmem;
+  HOLD_LOCK (&log->flush_lock);
+  uint64_t epoch;
+
+  assert (atomic_load (&log->distrusted));
+  /* Their data is not known to be what it was, and could not be verified. */
+  if (!pmem->ordered && !log->options.data_crc && log_dirty (log).bytes > 0)
+    return -EBADMSG;
+  epoch = atomic_fetch_add (&log->epoch, 1);
+  for (unsigned i = 0; i < log->head_count; i++) {
+    int r = close_sets (log, &log->heads[i], epoch);
+
+    if (r < 0)
+      return r;
+  }
+  atomic_store (&log->closed_through, epoch);
+  return 0;
 }
 
 /* *moved: the set is gone, its records are in other heads. */
@@ -859,6 +905,8 @@ seal (struct log *log, struct open_segment *open)
 
   /* The header must not say "sealed" before what it vouches for is
    * durable. */
+  if (atomic_load (&log->distrusted))
+    return -EIO;
   r = MUTATION (SEAL_BEFORE_SYNC) ? 0 : pmem_sync (log->options.pmem);
   if (r < 0)
     return r;

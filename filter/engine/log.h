@@ -126,7 +126,25 @@ extern void log_end_refused (struct log *log, struct refused_set *set,
 /* How often a set was moved. */
 extern uint64_t log_moves (struct log *log);
 
-/* All epochs up to it are durable and complete. */
+/* A sync has failed, and is forgiven (pmem_trust) only so that a mark can be
+ * made.  What is in the log counts as durable no more than it did: every
+ * log_flush fails from here on, and no segment is sealed. */
+extern void log_distrust (struct log *log);
+extern bool log_is_distrusted (const struct log *log);
+
+/* Then: close all sets, that write-back can take them, although they are not
+ * durable.  Only once nothing clean counts on the device any more, else a crash
+ * would bring back, as clean, what is older than the backing store (T24).
+ * Nobody appends.  -EBADMSG: what they speak of cannot be verified, as there are
+ * no data checksums. */
+extern int log_close_distrusted (struct log *log);
+
+/* EPOCH, or the last one before it that is durable.  They differ only after
+ * log_close_distrusted. */
+extern uint64_t log_durable_until (const struct log *log, uint64_t epoch);
+
+/* All epochs up to it are durable and complete (but see
+ * log_close_distrusted). */
 extern uint64_t log_closed_through (struct log *log);
 extern uint64_t log_epoch (struct log *log);
 extern uint64_t log_sequence (struct log *log);

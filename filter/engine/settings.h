@@ -38,6 +38,12 @@ enum cache_mode {
   MODE_WRITEONLY,
 };
 
+/* When the cache device fails. */
+enum fail_mode {
+  FAIL_STOP,                    /* flushes, perhaps writes fail */
+  FAIL_PASSTHROUGH,             /* the cache is left, if that is safe */
+};
+
 enum setting_type {
   SETTING_NUMBER,
   SETTING_SIZE,
@@ -80,7 +86,8 @@ enum setting_type {
   X (sequential_cutoff, "sequential-cutoff", SIZE, 0, INT64_MAX,        \
      UINT64_C (4) << 20, "a size such as 4M, or 0")                     \
   X (fill_size, "fill-size", UNIT, 4096, 1 << 20, 0,                    \
-     "0, or a power of two from 4k to 1M")
+     "0, or a power of two from 4k to 1M")                              \
+  X (fail, "fail", CHOICE, 0, 1, FAIL_STOP, "stop|passthrough")
 
 enum setting {
 #define X(name, ...) SETTING_##name,

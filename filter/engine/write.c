@@ -102,7 +102,7 @@ send_zeros (struct engine *engine, struct range range, bool may_trim)
     range.start += part.length;
     range.length -= part.length;
   }
-  return r;
+  return engine_note_device (engine, r);
 }
 
 static int

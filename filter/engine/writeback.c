@@ -944,7 +944,8 @@ writeback_step (struct writeback *wb, uint64_t limit, bool *worked)
     r = engine_flush (engine);
   /* After: it is clean, and may be evicted. */
   if (r == 0)
-    r = control_advance (&engine->superblock, 0, through);
+    r = engine_note_device (engine, control_advance (
+      &engine->superblock, 0, log_durable_until (engine->log, through)));
   end_step (wb, r == 0);
   if (r < 0)
     return r;

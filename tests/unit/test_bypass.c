@@ -20,6 +20,7 @@
 
 #include "base/thread.h"
 #include "engine/cache.h"
+#include "engine/engine.h"
 #include "support/media_tools.h"
 #include "support/memory_backend.h"
 #include "support/memory_pmem.h"
@@ -643,6 +644,508 @@ a_shutdown_ends_the_attempt (void **state)
   assert_int_equal (disk->bytes[MIB - 1], 1);
 }
 
+/* --- the device fails (pcache-fail) ----------------------------------- */
+
+#define SPOT (4 * KIB)
+#define SPOTS 32
+
+static void
+fail_by (enum fail_mode mode, bool ordered, bool crc)
+{
+  tear_down (NULL);
+  set_up (NULL);
+  options.data_crc = crc;
+  options.setting[SETTING_fail] = mode;
+  options.setting[SETTING_space_timeout] = 0;
+  use_four_segments (ordered);
+}
+
+/* All that the cache says or tells the device comes too late for it. */
+static void
+assert_left (void)
+{
+  const unsigned copies = device->copies, syncs = device->syncs;
+
+  assert_true (cache_is_bypassed (cache));
+  assert_true (reports_have (REPORT_WARNING, "has failed|was left"));
+  write_bytes (0, 4096, 99);
+  assert_int_equal (cache_flush (cache), 0);
+  expect_bytes (cache, 0, 4096, 99);
+  assert_int_equal (disk->bytes[0], 99);
+  assert_int_equal (cache_stop (cache, true, LONG), 0);
+  assert_int_equal (device->copies, copies);
+  assert_int_equal (device->syncs, syncs);
+  close_cache ();
+  device->refused.length = 0;
+  open_cache (false);
+  assert_int_equal (counted (STAT_replayed_records), 0);
+  expect_bytes (cache, 0, 4096, 99);
+}
+
+static void
+a_failed_sync_stops_flushes (void **state)
+{
+  (void) state;
+  fail_by (FAIL_STOP, false, true);
+  open_cache (false);
+  write_bytes (0, 4096, 1);
+  device->break_sync = 1;
+  for (int i = 0; i < 3; i++) {
+    assert_int_equal (cache_flush (cache), -EIO);
+    assert_int_equal (try_write (8192, 4096, 2, true), -EIO);
+    assert_false (cache_is_bypassed (cache));
+    expect_bytes (cache, 0, 4096, 1);
+  }
+  assert_false (is_all (disk->bytes, 1, 1));
+
+  /* It can be had later. */
+  assert_int_equal (cache_set (cache, SETTING_fail, FAIL_PASSTHROUGH), 0);
+  assert_int_equal (cache_flush (cache), 0);
+  assert_true (is_all (disk->bytes, 4096, 1));
+  assert_left ();
+}
+
+static int
+request (int which)
+{
+  const struct range range = { MIB, 8192 };
+
+  switch (which) {
+  case 0: return cache_flush (cache);
+  case 1: return try_write (MIB, 8192, 7, true);
+  case 2: return cache_zero (cache, range, false, true);
+  case 3: return cache_zero (cache, range, true, true);
+  default: return cache_trim (cache, range, true);
+  }
+}
+
+/* Whichever request it is that meets it. */
+static void
+a_failed_sync_is_gone_past (void **state)
+{
+  (void) state;
+  for (int threads = 0; threads < 2; threads++)
+    for (int which = 0; which < 5; which++) {
+      fail_by (FAIL_PASSTHROUGH, false, true);
+      memory_backend_track (disk);
+      open_cache (threads);
+      write_bytes (0, MIB, 1);
+      assert_int_equal (cache_drain (cache, LONG), 0);
+      write_bytes (0, 4096, 2);
+      assert_int_equal (cache_flush (cache), 0);
+      write_bytes (2 * MIB, MIB, 3);
+      device->break_sync = 1;
+      assert_int_equal (request (which), 0);
+      assert_true (is_all (disk->stable, 4096, 2));
+      assert_true (is_all (disk->stable + 4096, MIB - 4096, 1));
+      assert_true (is_all (disk->stable + 2 * MIB, MIB, 3));
+      assert_true (which == 0
+                   || is_all (disk->stable + MIB, 8192, which == 1 ? 7 : 0));
+      assert_left ();
+    }
+}
+
+/* All that was written is durable, but the device takes no mark and no header. */
+static void
+a_failed_sync_of_a_header_is_gone_past (void **state)
+{
+  (void) state;
+  fail_by (FAIL_PASSTHROUGH, false, true);
+  open_cache (false);
+  write_bytes (0, 768 * KIB, 1);
+  assert_int_equal (cache_flush (cache), 0);
+  device->break_sync = 1;
+  assert_int_equal (cache_set (cache, SETTING_gc_percent, 50), -EIO);
+  write_bytes (MIB, MIB, 2);
+  assert_true (is_all (disk->bytes, 768 * KIB, 1));
+  assert_true (is_all (disk->bytes + MIB, MIB, 2));
+  assert_left ();
+}
+
+/* Where data is stored, but not the headers before it. */
+static struct range
+all_segments (void)
+{
+  const uint64_t start = cache_engine (cache)
+    ->superblock.geometry.first_segment_at;
+
+  return (struct range) { start, device->size - start };
+}
+
+static void
+refused_stores_are_gone_past (void **state)
+{
+  (void) state;
+  for (int ordered = 0; ordered < 2; ordered++)
+    for (int way = 0; way < 3; way++) {
+      fail_by (FAIL_PASSTHROUGH, ordered, true);
+      open_cache (false);
+      write_bytes (0, MIB, 1);
+      /* What is in no set yet cannot be read back by anybody later. */
+      if (way != 1)
+        assert_int_equal (cache_flush (cache), 0);
+      device->refused = way == 2 ? (struct range) { 0, device->size }
+        : all_segments ();
+      if (way == 0) {
+        assert_int_equal (try_write (0, 4096, 2, false), 0);
+        assert_true (is_all (disk->bytes, 4096, 2));
+        assert_true (is_all (disk->bytes + 4096, MIB - 4096, 1));
+        assert_left ();
+        continue;
+      }
+      assert_int_equal (try_write (0, 4096, 2, false), -EIO);
+      assert_int_equal (try_write (0, 4096, 2, true), -EIO);
+      assert_false (cache_is_bypassed (cache));
+      assert_true (reports_have (REPORT_ERROR, "cannot be left"));
+      expect_bytes (cache, 0, MIB, 1);
+      /* As if nothing had been tried. */
+      device->refused.length = 0;
+      write_bytes (0, 4096, 3);
+      assert_int_equal (cache_flush (cache), 0);
+      assert_int_equal (cache_stop (cache, false, 0), 0);
+      close_cache ();
+      open_cache (false);
+      expect_bytes (cache, 0, 4096, 3);
+      expect_bytes (cache, 4096, MIB - 4096, 1);
+    }
+}
+
+/* What the kernel has dropped must not be taken for what was written. */
+static void
+what_a_failed_sync_dropped_keeps_the_cache (void **state)
+{
+  (void) state;
+  for (int crc = 0; crc < 2; crc++) {
+    fail_by (FAIL_PASSTHROUGH, false, crc);
+    open_cache (false);
+    memory_device_track (device, seed);
+    write_bytes (0, MIB, 1);
+    assert_int_equal (cache_flush (cache), 0);
+    write_bytes (0, MIB, 2);
+    device->break_sync = 1;
+    device->drop_broken = true;
+    for (int i = 0; i < 3; i++) {
+      assert_int_equal (cache_flush (cache), -EIO);
+      assert_false (cache_is_bypassed (cache));
+    }
+    /* In order, and nothing else. */
+    for (uint64_t at = 0; at < MIB; at += SPOT)
+      assert_true (is_all (disk->bytes + at, SPOT, 0)
+                   || is_all (disk->bytes + at, SPOT, 1)
+                   || (crc && is_all (disk->bytes + at, SPOT, 2)));
+    assert_true (reports_have (REPORT_ERROR, "cannot be left"));
+    close_cache ();
+  }
+}
+
+/* Without checksums it is known of sets that were closed: their data was synced
+ * before. */
+static void
+without_checksums_only_what_is_known_is_written_back (void **state)
+{
+  (void) state;
+  for (unsigned n = 1; n <= 2; n++) {
+    fail_by (FAIL_PASSTHROUGH, false, false);
+    open_cache (false);
+    write_bytes (0, MIB, 1);
+    assert_int_equal (cache_flush (cache), 0);
+    write_bytes (0, 4096, 2);
+    device->break_sync = n;
+    if (n == 2) {
+      assert_int_equal (cache_flush (cache), 0);
+      assert_true (is_all (disk->bytes, 4096, 2));
+      assert_left ();
+      continue;
+    }
+    assert_int_equal (cache_flush (cache), -EIO);
+    assert_false (cache_is_bypassed (cache));
+    assert_true (reports_have (REPORT_ERROR, "without data checksums"));
+    assert_int_equal (cache_flush (cache), -EIO);
+  }
+}
+
+static void
+a_device_that_takes_no_mark_stays (void **state)
+{
+  (void) state;
+  fail_by (FAIL_PASSTHROUGH, false, true);
+  open_cache (false);
+  write_bytes (0, MIB, 1);
+  assert_int_equal (cache_flush (cache), 0);
+  write_bytes (0, MIB, 2);
+  device->sync_error = -EIO;
+  assert_int_equal (cache_flush (cache), -EIO);
+  device->sync_error = 0;
+  device->break_sync = 1;
+  device->copy_error = -EIO;
+  for (int i = 0; i < 3; i++)
+    assert_int_equal (cache_flush (cache), -EIO);
+  assert_false (cache_is_bypassed (cache));
+  expect_bytes (cache, 0, MIB, 2);
+  assert_true (is_all (disk->bytes, MIB, 0));
+}
+
+static void
+a_range_that_is_lost_keeps_the_cache (void **state)
+{
+  uint8_t *data;
+
+  (void) state;
+  fail_by (FAIL_PASSTHROUGH, false, true);
+  open_cache (false);
+  write_bytes (0, 4096, 0xa7);
+  assert_int_equal (cache_flush (cache), 0);
+  memset (buf, 0xa7, 4096);
+  data = memmem (device->bytes, device->size, buf, 4096);
+  assert_non_null (data);
+  data[17] ^= 1;
+  assert_int_equal (cache_drain (cache, LONG), 0);
+  write_bytes (MIB, 4096, 1);
+  device->break_sync = 1;
+  assert_int_equal (cache_flush (cache), -EIO);
+  assert_int_equal (cache_flush (cache), -EIO);
+  assert_true (reports_have (REPORT_ERROR, "0+4096|lost|overwrite"));
+  assert_int_equal (cache_read (cache, buf, (struct range) { 0, 1 }), -EIO);
+  write_bytes (0, 4096, 5);
+  assert_int_equal (cache_flush (cache), 0);
+  assert_true (is_all (disk->bytes, 4096, 5));
+  assert_true (is_all (disk->bytes + MIB, 4096, 1));
+  assert_left ();
+}
+
+static void
+a_backing_store_that_fails_too_is_tried_again (void **state)
+{
+  (void) state;
+  for (int threads = 0; threads < 2; threads++)
+    for (int flush = 0; flush < 2; flush++) {
+      fail_by (FAIL_PASSTHROUGH, false, true);
+      open_cache (threads);
+      write_bytes (0, MIB, 1);
+      assert_int_equal (cache_flush (cache), 0);
+      write_bytes (0, MIB, 2);
+      mutex_lock (&disk->lock);
+      *(flush ? &disk->flush_error : &disk->write_error) = -EIO;
+      mutex_unlock (&disk->lock);
+      device->break_sync = 1;
+      for (int i = 0; i < 3; i++) {
+        assert_int_equal (cache_flush (cache), -EIO);
+        assert_false (cache_is_bypassed (cache));
+        expect_bytes (cache, 0, MIB, 2);
+        write_bytes (2 * MIB, 4096, i);
+      }
+      mutex_lock (&disk->lock);
+      disk->flush_error = disk->write_error = 0;
+      mutex_unlock (&disk->lock);
+      /* The forgiven sync vouches for nothing. */
+      assert_int_equal (cache_set (cache, SETTING_fail, FAIL_STOP), 0);
+      assert_int_equal (cache_flush (cache), -EIO);
+      assert_int_equal (cache_set (cache, SETTING_fail, FAIL_PASSTHROUGH), 0);
+      assert_int_equal (cache_flush (cache), 0);
+      assert_true (is_all (disk->bytes, MIB, 2));
+      assert_true (is_all (disk->bytes + 2 * MIB, 4096, 2));
+      assert_left ();
+    }
+}
+
+static void
+the_backing_stores_errors_are_not_the_devices (void **state)
+{
+  int r = 0;
+
+  (void) state;
+  fail_by (FAIL_PASSTHROUGH, true, true);
+  open_cache (false);
+  disk->write_error = -EIO;
+  for (uint64_t at = 0; r == 0; at += MIB / 2)
+    r = try_write (at, MIB / 2, 1, false);
+  assert_int_equal (r, -EIO);
+  assert_int_equal (cache_flush (cache), 0);
+  assert_false (cache_is_bypassed (cache));
+  assert_false (reports_have (REPORT_ERROR, "cannot be left"));
+  assert_int_equal (cache_engine (cache)->device_failures, 0);
+}
+
+/* Each spot's values grow.  A disk may show any that is not older than what was
+ * flushed last, and keeps to it. */
+static uint8_t oldest[SPOTS], newest[SPOTS];
+static struct memory_backend *other_disk;
+static uint8_t spots[SPOTS * SPOT];
+
+static void
+put (unsigned first, unsigned end, unsigned step, uint8_t byte)
+{
+  for (unsigned i = first; i < end; i += step) {
+    newest[i] = byte;
+    write_bytes (i * SPOT, SPOT, byte);
+  }
+}
+
+static void
+flushed (void)
+{
+  memcpy (oldest, newest, sizeof oldest);
+}
+
+static void
+expect_legal (struct memory_device *image)
+{
+  struct cache_options as_before = options;
+  struct cache *found;
+
+  memcpy (other_disk->bytes, disk->bytes, sizeof spots);
+  options.setting[SETTING_fail] = FAIL_STOP;
+  found = open_on (image);
+  options = as_before;
+  assert_int_equal (cache_attach (found, &other_disk->backend, "export"), 0);
+  assert_int_equal (cache_read (found, spots,
+                                (struct range) { 0, sizeof spots }), 0);
+  for (unsigned i = 0; i < SPOTS; i++) {
+    const uint8_t byte = spots[i * SPOT];
+
+    assert_true (is_all (spots + i * SPOT, SPOT, byte));
+    assert_in_range (byte, oldest[i], newest[i]);
+  }
+  /* What counts as clean says what the disk says. */
+  assert_int_equal (cache_drain (found, LONG), 0);
+  assert_memory_equal (other_disk->bytes, spots, sizeof spots);
+  cache_close (found);
+}
+
+static void
+cut_anywhere (void)
+{
+  memory_hook *const hook = device->hook;
+  struct memory_device *image;
+
+  device->hook = NULL;
+  image = memory_device_crash (device, &random_state);
+  expect_legal (image);
+  memory_device_free (image);
+  device->hook = hook;
+  cuts++;
+}
+
+static void
+cut_at_device (struct memory_device *d, enum memory_event event, uint64_t at,
+               size_t length, void *opaque)
+{
+  (void) d;
+  (void) event;
+  (void) at;
+  (void) length;
+  (void) opaque;
+  if (random_below (&random_state, 3) == 0)
+    cut_anywhere ();
+}
+
+static void
+cut_at_disk (struct memory_backend *mb, enum backend_event event,
+             struct range range, const void *unused, void *opaque)
+{
+  (void) mb;
+  (void) range;
+  (void) unused;
+  (void) opaque;
+  if (event != BACKEND_READ && random_below (&random_state, 3) == 0)
+    cut_anywhere ();
+}
+
+/* Clean and dirty, flushed and not, in several epochs. */
+static void
+fill_spots (void)
+{
+  memset (oldest, 0, sizeof oldest);
+  memset (newest, 0, sizeof newest);
+  put (0, SPOTS, 1, 1);
+  assert_int_equal (cache_drain (cache, LONG), 0);
+  flushed ();
+  for (uint8_t byte = 2; byte < 5; byte++) {
+    put (byte, SPOTS, 3, byte);
+    assert_int_equal (cache_flush (cache), 0);
+    flushed ();
+  }
+  put (0, SPOTS, 2, 5);
+}
+
+static void
+no_power_cut_brings_anything_old_back_from_a_failed_device (void **state)
+{
+  (void) state;
+  random_state = seed;
+  other_disk = memory_backend_new (DISK);
+  for (unsigned round = 0; round < 6; round++) {
+    const bool disk_fails = round % 2, crc = round % 3 > 0;
+    const bool late = crc && round < 3;
+
+    fail_by (FAIL_PASSTHROUGH, false, crc);
+    open_cache (false);
+    memory_device_track (device, random_state);
+    fill_spots ();
+    cuts = 0;
+    device->hook = cut_at_device;
+    disk->before = disk->after = cut_at_disk;
+    /* Without checksums: when all sets are closed. */
+    device->break_sync = crc ? 1 : 2;
+    if (late) {                 /* several epochs are not durable */
+      assert_int_equal (cache_set (cache, SETTING_fail, FAIL_STOP), 0);
+      for (uint8_t byte = 5; byte < 12; byte++) {
+        put (byte, SPOTS, 2, byte);
+        assert_int_equal (cache_flush (cache), -EIO);
+      }
+      assert_int_equal (cache_set (cache, SETTING_fail, FAIL_PASSTHROUGH), 0);
+    }
+    if (disk_fails) {
+      disk->flush_error = -EIO;
+      assert_int_equal (cache_flush (cache), -EIO);
+      put (1, crc ? SPOTS : 1, 5, 12);
+      expect_bytes (cache, 0, 1, 5);
+      disk->flush_error = 0;
+    }
+    assert_int_equal (cache_flush (cache), 0);
+    flushed ();
+    assert_true (cache_is_bypassed (cache));
+    cut_anywhere ();
+    put (0, SPOTS, 1, 13);
+    flushed ();
+    cut_anywhere ();
+    assert_true (cuts > 5);
+    device->hook = NULL;
+    disk->before = disk->after = NULL;
+    for (unsigned i = 0; i < 10; i++)
+      cut_anywhere ();
+  }
+  memory_backend_free (other_disk);
+}
+
+static void
+clients_do_not_notice_that_the_device_fails (void **state)
+{
+  pthread_t thread[3];
+
+  (void) state;
+  for (int full = 0; full < 2; full++) {
+    fail_by (FAIL_PASSTHROUGH, false, true);
+    options.setting[SETTING_space_timeout] = LONG;
+    stop_working = false;
+    options.setting[SETTING_writeback_delay] = 20;
+    if (full)
+      options.setting[SETTING_gc_percent] = 0;
+    open_cache (true);
+    for (uintptr_t i = 0; i < 3; i++)
+      pthread_create (&thread[i], NULL, work, (void *) i);
+    work_on (300);
+    __atomic_store_n (&device->break_sync, 1, __ATOMIC_SEQ_CST);
+    work_on (600);
+    stop_working = true;
+    for (int i = 0; i < 3; i++)
+      pthread_join (thread[i], NULL);
+    assert_true (cache_is_bypassed (cache));
+    assert_int_equal (cache_stop (cache, true, LONG), 0);
+    close_cache ();
+  }
+}
+
 int
 main (int argc, char *argv[])
 {
@@ -660,6 +1163,18 @@ main (int argc, char *argv[])
     TEST (no_power_cut_brings_anything_old_back),
     TEST (clients_do_not_notice),
     TEST (a_shutdown_ends_the_attempt),
+    TEST (a_failed_sync_stops_flushes),
+    TEST (a_failed_sync_is_gone_past),
+    TEST (a_failed_sync_of_a_header_is_gone_past),
+    TEST (refused_stores_are_gone_past),
+    TEST (what_a_failed_sync_dropped_keeps_the_cache),
+    TEST (without_checksums_only_what_is_known_is_written_back),
+    TEST (a_device_that_takes_no_mark_stays),
+    TEST (a_range_that_is_lost_keeps_the_cache),
+    TEST (a_backing_store_that_fails_too_is_tried_again),
+    TEST (the_backing_stores_errors_are_not_the_devices),
+    TEST (no_power_cut_brings_anything_old_back_from_a_failed_device),
+    TEST (clients_do_not_notice_that_the_device_fails),
   };
 
   seed_choose (argc, argv);
