@@ -586,6 +586,10 @@ fail_drain (struct request *request, struct cache *cache,
   if (error == -ECANCELED)
     return fail (reply, "nbdkit is stopping; %" PRIu64 " bytes are still to "
                  "be written back", left);
+  if (error == -ESHUTDOWN && last == error && left == 0)
+    return fail (reply, "the cache device can be left only while the backing "
+                 "store is open for writing: that takes a client that may "
+                 "write");
   if (error == -ESHUTDOWN && last == error)
     return fail (reply, "%" PRIu64 " bytes are to be written back, but the "
                  "backing store is not open for writing: that takes a client "

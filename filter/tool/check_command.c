@@ -2,7 +2,6 @@
 
 #include <config.h>
 
-#include <getopt.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -104,10 +103,10 @@ run (int argc, char *argv[])
   bool json = false;
   int c, status;
 
-  while ((c = getopt_long (argc, argv, "", options, NULL)) != -1)
+  while ((c = next_option (argc, argv, options)) != -1)
     switch (c) {
     case 'j': json = true; break;
-    default: return usage_error ("check: bad option");
+    default: return EXIT_USAGE;
     }
   if (argc - optind != 1)
     return usage_error ("check: give one DEVICE");

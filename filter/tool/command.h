@@ -8,6 +8,8 @@
 #ifndef PCACHE_COMMAND_H
 #define PCACHE_COMMAND_H
 
+#include <getopt.h>
+
 /* Exit statuses, the same for all commands; check has more of its own. */
 #define EXIT_FAILED 1           /* what was asked for was not done */
 #define EXIT_USAGE 2
@@ -25,5 +27,8 @@ struct command {
  * EXIT_USAGE. */
 extern int usage_error (const char *format, ...)
   __attribute__ ((format (printf, 1, 2)));
+
+/* As getopt_long; '?' after it was said what is wrong with the option. */
+extern int next_option (int argc, char *argv[], const struct option *options);
 
 #endif /* PCACHE_COMMAND_H */

@@ -5,7 +5,6 @@
 #include <config.h>
 
 #include <errno.h>
-#include <getopt.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -419,12 +418,12 @@ run (int argc, char *argv[])
   bool json = false;
   int c;
 
-  while ((c = getopt_long (argc, argv, "", options, NULL)) != -1)
+  while ((c = next_option (argc, argv, options)) != -1)
     switch (c) {
     case 'j': json = true; break;
     case 'r': in.records = true; break;
     case 's': in.segments = true; break;
-    default: return usage_error ("inspect: bad option");
+    default: return EXIT_USAGE;
     }
   if (argc - optind != 1)
     return usage_error ("inspect: give one DEVICE");

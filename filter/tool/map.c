@@ -5,7 +5,6 @@
 #include <config.h>
 
 #include <errno.h>
-#include <getopt.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -106,14 +105,16 @@ run (int argc, char *argv[])
   bool json = false;
   int c, status;
 
-  while ((c = getopt_long (argc, argv, "", options, NULL)) != -1)
+  while ((c = next_option (argc, argv, options)) != -1)
     switch (c) {
     case 'j': json = true; break;
     case 's': svg = optarg; break;
-    default: return usage_error ("map: bad option");
+    default: return EXIT_USAGE;
     }
   if (argc - optind != 1)
     return usage_error ("map: give one DEVICE");
+  if (json && svg)
+    return usage_error ("map: give --json or --svg, not both");
   status = offline_open (argv[optind], &pmem, &snap, &verdict);
   if (status != 0)
     return status;

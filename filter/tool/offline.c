@@ -32,6 +32,7 @@ was_said (const char *text)
 static void
 keep_message (enum report_level level, const char *format, va_list args)
 {
+  const size_t length = strlen (about);
   char *text;
 
   if (level == REPORT_DEBUG || vasprintf (&text, format, args) < 0)
@@ -41,7 +42,8 @@ keep_message (enum report_level level, const char *format, va_list args)
     return;
   }
   /* Of the device's own messages many begin with its name. */
-  if (strncmp (text, about, strlen (about)) == 0)
+  if (strncmp (text, about, length) == 0
+      && strncmp (text + length, ": ", 2) == 0)
     fprintf (stderr, "pcachectl: %s\n", text);
   else
     fprintf (stderr, "pcachectl: %s: %s\n", about, text);

@@ -13,7 +13,6 @@
 #include <config.h>
 
 #include <errno.h>
-#include <getopt.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -246,7 +245,7 @@ run (int argc, char *argv[])
   struct request request = { .order = WRITEBACK_STRICT };
   int c;
 
-  while ((c = getopt_long (argc, argv, "", options, NULL)) != -1)
+  while ((c = next_option (argc, argv, options)) != -1)
     switch (c) {
     case 'n': request.dry_run = true; break;
     case 'm': request.mark_clean = true; break;
@@ -260,7 +259,7 @@ run (int argc, char *argv[])
         return usage_error ("writeback: --order is epoch or batch, not %s",
                             optarg);
       break;
-    default: return usage_error ("writeback: bad option");
+    default: return EXIT_USAGE;
     }
   if (argc - optind != 2 && !(request.dry_run && argc - optind == 1))
     return usage_error ("writeback: give DEVICE and TARGET");

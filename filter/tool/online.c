@@ -16,20 +16,6 @@
 
 /* For all of them. -------------------------------------------------------- */
 
-int
-next_option (int argc, char *argv[], const struct option *options)
-{
-  int c;
-
-  opterr = 0;
-  /* '+': a value such as -1 is none. */
-  c = getopt_long (argc, argv, "+", options, NULL);
-  if (c == '?')
-    usage_error ("%s: %s: there is no such option, or it is used wrongly",
-                 argv[0], argv[optind - 1]);
-  return c;
-}
-
 bool
 check_arguments (int argc, char *argv[], int least, int most)
 {

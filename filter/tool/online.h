@@ -5,7 +5,6 @@
 #ifndef PCACHE_ONLINE_H
 #define PCACHE_ONLINE_H
 
-#include <getopt.h>
 #include <stdint.h>
 
 #include "tool/client.h"
@@ -14,9 +13,6 @@
 extern const struct command status_command, metrics_command, watch_command,
   get_command, set_command, drain_command, flush_command, invalidate_command,
   pause_command, resume_command;
-
-/* As getopt_long; '?' after it was said what is wrong with the option. */
-extern int next_option (int argc, char *argv[], const struct option *options);
 
 /* Behind the options there must be LEAST to MOST arguments, of which the first
  * is the socket.  False after it was said that there are not. */

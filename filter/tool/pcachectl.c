@@ -48,6 +48,25 @@ usage_error (const char *format, ...)
   return EXIT_USAGE;
 }
 
+int
+next_option (int argc, char *argv[], const struct option *options)
+{
+  /* '+': a value to set, such as -1, is no option. */
+  const char *const order = strcmp (argv[0], "set") == 0 ? "+:" : ":";
+  int c;
+
+  opterr = 0;
+  c = getopt_long (argc, argv, order, options, NULL);
+  if (c == ':') {
+    usage_error ("%s: %s: its value is missing", argv[0], argv[optind - 1]);
+    return '?';
+  }
+  if (c == '?')
+    usage_error ("%s: %s: there is no such option, or it is used wrongly",
+                 argv[0], argv[optind - 1]);
+  return c;
+}
+
 static void
 print_command (const struct command *command)
 {

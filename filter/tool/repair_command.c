@@ -6,7 +6,6 @@
 #include <config.h>
 
 #include <errno.h>
-#include <getopt.h>
 #include <inttypes.h>
 #include <libgen.h>
 #include <stdio.h>
@@ -122,7 +121,7 @@ repair (const struct request *request, struct pmem *pmem)
   }
   else if (plan.steps == 0) {
     puts (plan.left + plan.left_harmless > 0 ? "nothing can be repaired"
-          : "nothing to repair");
+          : "nothing to repair in the metadata");
     status = status_of (&plan, false);
   }
   else if (!request->yes) {
@@ -178,13 +177,13 @@ run (int argc, char *argv[])
   struct request request = { 0 };
   int c;
 
-  while ((c = getopt_long (argc, argv, "", options, NULL)) != -1)
+  while ((c = next_option (argc, argv, options)) != -1)
     switch (c) {
     case 'b': request.backup = optarg; break;
     case 'd': request.drop = true; break;
     case 'r': request.restore = optarg; break;
     case 'y': request.yes = true; break;
-    default: return usage_error ("repair: bad option");
+    default: return EXIT_USAGE;
     }
   if (argc - optind != 1)
     return usage_error ("repair: give one DEVICE");

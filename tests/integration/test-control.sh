@@ -75,6 +75,9 @@ says 2 'which socket' status
 says 2 'one argument too many' flush control control
 says 2 'expected a time' drain --timeout=never control
 says 2 'there is no such option' status --yaml control
+says 2 'its value is missing' drain control --timeout
+says 0 '"dirty_bytes": ?100000' status control --json
+says 1 'gc-percent=-1: expected' set control gc-percent -1
 for key in $(control get control | awk '{ print $1 }'); do
   say "set $key to what it is"
   control set control "$key" "$(control get control "$key")"
@@ -92,6 +95,10 @@ complete_last ()
 [ "$(complete_last set control writeback-order '')" = 'strict batch' ] ||
   fail "strict, batch: $(complete_last set control writeback-order '')"
 [ "$(complete_last set control gc-percent '')" = '' ] || fail "no choice"
+[ "$(complete_last writeback cache.img disk)" = disk.img ] || fail "a target"
+[ "$(complete_last writeback --order = b)" = batch ] || fail "an order"
+[ "$(complete_last writeback --order = '')" = 'epoch batch' ] || fail "orders"
+[ "$(complete_last map --svg disk)" = disk.img ] || fail "a file for --svg"
 
 say "Flush and drain"
 flushes=$(item flushes)

@@ -75,6 +75,13 @@ ctl 6 writeback blank disk.img
 ctl 2 inspect
 ctl 2 check --wrong blank
 ctl 2 writeback blank
+ctl 2 map --json --svg picture.svg blank
+has_text err 'not both' || fail "another message"
+ctl 2 map blank --svg
+has_text err 'its value is missing' || fail "another message"
+# What only begins as the device's name gets the name before it as well.
+cp blank blankest
+ctl 6 writeback blank blankest
 compare blank foreign empty
 
 say "in use"
