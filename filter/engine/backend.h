@@ -74,6 +74,13 @@ backend_trim (struct backend *b, uint64_t length, uint64_t offset)
   return backend_result (b->ops->trim (b, length, offset));
 }
 
+/* There is a cheap way to zero, or to trim, if that will do. */
+static inline bool
+backend_knows_zero (const struct backend *b, bool trim_will_do)
+{
+  return b->can_zero || (trim_will_do && b->can_trim);
+}
+
 /* Zero the range in the cheap way if there is one; or trim it, if that will do.
  * -ENOTSUP: there is none.  Any error means: write zeros instead. */
 static inline int

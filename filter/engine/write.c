@@ -85,15 +85,10 @@ send_zeros (struct engine *engine, struct range range, bool may_trim)
       range.start, MIN (range.length, backend->max_zero),
     };
 
-    r = -ENOTSUP;
-    if (backend->can_zero)
-      r = count_request (engine, backend_zero (backend, part.length,
-                                               part.start, may_trim),
-                         part.length, STAT_backing_zero_errors);
-    else if (may_trim && backend->can_trim)
-      r = count_request (engine, backend_trim (backend, part.length,
-                                               part.start),
-                         part.length, STAT_backing_zero_errors);
+    r = backend_try_zero (backend, part.length, part.start, may_trim,
+                          may_trim);
+    if (backend_knows_zero (backend, may_trim))
+      r = count_request (engine, r, part.length, STAT_backing_zero_errors);
     if (r < 0) {
       if (zeros == NULL)
         zeros = calloc (1, limit);

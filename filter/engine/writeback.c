@@ -164,7 +164,7 @@ zero_range (struct writeback *wb, uint8_t *buf, struct range range,
       return -ECANCELED;
     r = backend_try_zero (backend, part.length, part.start, may_trim,
                           may_trim);
-    if (backend->can_zero || (may_trim && backend->can_trim))
+    if (backend_knows_zero (backend, may_trim))
       counted (wb, r, part.length, STAT_backing_zero_errors);
     if (r < 0)
       r = write_zeros (wb, buf, part);
