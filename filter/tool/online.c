@@ -8,6 +8,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
 
 #include <json.h>
 
@@ -48,6 +50,18 @@ human_bytes (char buf[HUMAN_TEXT], uint64_t bytes)
   return buf;
 }
 
+bool
+terminal_size (unsigned *width, unsigned *height)
+{
+  struct winsize size;
+
+  if (ioctl (STDOUT_FILENO, TIOCGWINSZ, &size) == -1 || size.ws_col == 0)
+    return false;
+  *width = size.ws_col;
+  *height = size.ws_row ?: 24;
+  return true;
+}
+
 static const struct option no_options[] = { { 0 } };
 
 /* One request and its reply.  NULL after the reason was said. */
@@ -84,15 +98,41 @@ run_plain (int argc, char *argv[], const char *command)
 
 /* status, metrics --------------------------------------------------------- */
 
+/* Lines that a terminal would break are cut instead, between characters. */
+static void
+print_lines (const char *text)
+{
+  unsigned width, height;
+
+  if (!terminal_size (&width, &height)) {
+    fputs (text, stdout);
+    return;
+  }
+  for (const char *end; *text; text = end) {
+    size_t length;
+
+    end = strchrnul (text, '\n');
+    length = end - text;
+    if (length > width)
+      for (length = width; length > 0 && (text[length] & 0xc0) == 0x80;)
+        length--;
+    printf ("%.*s\n", (int) length, text);
+    end += *end == '\n';
+  }
+}
+
 static int
 print_text (const char *path, const char *command,
-            struct json_object *arguments)
+            struct json_object *arguments, bool cut)
 {
   struct json_object *reply = ask_once (path, command, arguments);
 
   if (reply == NULL)
     return EXIT_FAILED;
-  fputs (get_text (reply, "text") ?: "", stdout);
+  if (cut)
+    print_lines (get_text (reply, "text") ?: "");
+  else
+    fputs (get_text (reply, "text") ?: "", stdout);
   json_object_put (reply);
   return EXIT_SUCCESS;
 }
@@ -133,7 +173,7 @@ run_status (int argc, char *argv[])
     return print_json (argv[optind]);
   arguments = json_object_new_object ();
   json_object_object_add (arguments, "text", json_object_new_boolean (true));
-  return print_text (argv[optind], "status", arguments);
+  return print_text (argv[optind], "status", arguments, true);
 }
 
 const struct command status_command = {
@@ -146,7 +186,7 @@ run_metrics (int argc, char *argv[])
   if (next_option (argc, argv, no_options) != -1
       || !check_arguments (argc, argv, 1, 1))
     return EXIT_USAGE;
-  return print_text (argv[optind], "metrics", NULL);
+  return print_text (argv[optind], "metrics", NULL, false);
 }
 
 const struct command metrics_command = {

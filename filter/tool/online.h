@@ -18,6 +18,9 @@ extern const struct command status_command, metrics_command, watch_command,
  * is the socket.  False after it was said that there are not. */
 extern bool check_arguments (int argc, char *argv[], int least, int most);
 
+/* In characters.  False if standard output is no terminal, or does not say. */
+extern bool terminal_size (unsigned *width, unsigned *height);
+
 /* "12.3 MiB".  Returns BUF. */
 #define HUMAN_TEXT 32
 extern const char *human_bytes (char buf[HUMAN_TEXT], uint64_t bytes);

@@ -17,7 +17,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <termios.h>
 #include <time.h>
 #include <unistd.h>
@@ -106,15 +105,11 @@ end_terminal (const struct screen *screen)
 static void
 measure (struct screen *screen)
 {
-  struct winsize size;
-
-  screen->width = 80;
-  screen->height = 24;
-  if (screen->terminal && ioctl (STDOUT_FILENO, TIOCGWINSZ, &size) == 0
-      && size.ws_col > 0 && size.ws_row > 0) {
-    screen->width = MIN ((unsigned) size.ws_col, (unsigned) MAX_WIDTH);
-    screen->height = size.ws_row;
+  if (!screen->terminal || !terminal_size (&screen->width, &screen->height)) {
+    screen->width = 80;
+    screen->height = 24;
   }
+  screen->width = MIN (screen->width, (unsigned) MAX_WIDTH);
 }
 
 /* Wait for FD, or a key, until UNTIL_MS.  False when it is time to end. */

@@ -102,6 +102,27 @@ assert len (run (80, 24, ["--count=3", "--interval=100ms"],
                  lambda pid, fd: None)) == 3
 run (80, 24, [], press (b"\x03"))
 run (80, 24, [], lambda pid, fd: os.kill (pid, signal.SIGTERM))
+# Lines of status end where the terminal does.
+def status (columns):
+    pid, fd = pty.fork ()
+    if pid == 0:
+        time.sleep (0.2)
+        os.execv (sys.argv[1], [sys.argv[1], "status", "control"])
+    fcntl.ioctl (fd, termios.TIOCSWINSZ,
+                 struct.pack ("HHHH", 24, columns, 0, 0))
+    out = b""
+    while True:
+        try:
+            out += os.read (fd, 65536)
+        except OSError:
+            break
+    assert os.waitpid (pid, 0)[1] == 0
+    os.close (fd)
+    return out.decode ().split ("\r\n")
+
+wide, narrow = status (1000), status (50)
+assert max (len (line) for line in narrow) == 50
+assert [line[:20] for line in wide] == [line[:20] for line in narrow]
 # A change of the size draws a new frame, long before it is due.
 frames = run (80, 24, ["--interval=3600", "--count=2"],
               lambda pid, fd: None, (120, 40))
