@@ -356,7 +356,7 @@ end_fills (struct read *read, struct range run, unsigned from, unsigned to)
   if (asked < run.length)
     stats_add (engine->stats, STAT_surrounding_bytes, run.length - asked);
   if (may_keep && !keep)
-    stats_add (engine->stats, read->kind == SEQUENTIAL ? STAT_bypassed_bytes
+    stats_add (engine->stats, read->kind == SEQUENTIAL ? STAT_sequential_bytes
                : STAT_ghost_miss_bytes, run.length);
   for (unsigned i = from; i < to; i++) {
     struct fill *fill = &read->fill[i];

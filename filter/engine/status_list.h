@@ -75,7 +75,7 @@
   X (COUNTER, fills_skipped, COUNT,                                     \
      "records not cached because no free segment was at hand")          \
                                                                         \
-  X (COUNTER, bypassed_bytes, BYTES,                                    \
+  X (COUNTER, sequential_bytes, BYTES,                                  \
      "bytes not cached, as they were read in sequence (sequential-cutoff)") \
   X (COUNTER, ghost_hit_bytes, BYTES,                                   \
      "bytes that a full cache took in, as they had been missed before (eviction=ghost)") \

@@ -32,8 +32,8 @@ for cutoff in 0 1M; do
   read_all cutoff-$cutoff 65536
   stop cutoff-$cutoff
 done
-[ "$(figure cutoff-0 bypassed_bytes)" -eq 0 ] || fail "passed by without cutoff"
-passed=$(figure cutoff-1M bypassed_bytes)
+[ "$(figure cutoff-0 sequential_bytes)" -eq 0 ] || fail "passed by without cutoff"
+passed=$(figure cutoff-1M sequential_bytes)
 filled=$(figure cutoff-1M fill_bytes)
 say "$passed bytes passed by, $filled were cached"
 [ "$passed" -ge $((20 * MiB)) ] || fail "only $passed bytes passed by"
