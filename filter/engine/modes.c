@@ -141,7 +141,9 @@ modes_attach (struct engine *engine, bool flushed)
 {
   HOLD_LOCK (&engine->modes.lock);
 
-  if (!flushed)
+  /* On other paths a flush of the disk would fail as long as this does, and it need
+   * not: then it is as if the disk had just been put there. */
+  if (!flushed && wanted_path (engine) == PATH_AROUND)
     modes_note_around (engine, (struct range) { 0, engine->backend->size });
   if (engine->backend->can_write
       && (!is_dirty (engine) || MUTATION (MODE_WITHOUT_DRAIN)))
