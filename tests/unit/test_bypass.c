@@ -22,52 +22,22 @@
 #include "engine/cache.h"
 #include "engine/engine.h"
 #include "support/media_tools.h"
-#include "support/memory_backend.h"
-#include "support/memory_pmem.h"
 #include "support/reports.h"
 #include "support/seed.h"
+#include "support/whole_cache.h"
 
 #define KIB UINT64_C (1024)
 #define MIB (KIB * 1024)
 #define DISK (UINT64_C (16) * MIB)
-#define NEVER 3600000           /* ms */
 #define LONG 60000              /* ms */
 
-static struct memory_device *device;
-static struct memory_backend *disk;
-static struct cache_options options;
-static struct cache *cache;
-static uint8_t buf[2 * 1024 * 1024];
 
 static int
 set_up (void **state)
 {
   (void) state;
-  reports_collect ();
-  device = memory_device_new (10 * MIB, true);
-  disk = memory_backend_new (DISK);
-  options = (struct cache_options) CACHE_OPTIONS_DEFAULT;
-  options.segment_size = MIB;
-  options.setting[SETTING_writeback_delay] = NEVER;
+  set_up_cache (10 * MIB, DISK);
   return 0;
-}
-
-static int
-tear_down (void **state)
-{
-  (void) state;
-  cache_close (cache);
-  cache = NULL;
-  memory_device_free (device);
-  memory_backend_free (disk);
-  return 0;
-}
-
-static void
-use_four_segments (bool ordered)
-{
-  memory_device_free (device);
-  device = memory_device_new (cache_min_device_size (MIB), ordered);
 }
 
 static struct cache *
@@ -77,35 +47,6 @@ open_on (struct memory_device *on)
 
   assert_int_equal (cache_open (&options, memory_pmem_open (on), &opened), 0);
   return opened;
-}
-
-static void
-open_cache (bool threads)
-{
-  cache = open_on (device);
-  if (threads)
-    assert_int_equal (cache_start (cache), 0);
-  assert_int_equal (cache_attach (cache, &disk->backend, "export"), 0);
-}
-
-static void
-close_cache (void)
-{
-  cache_close (cache);
-  cache = NULL;
-}
-
-static int
-try_write (uint64_t start, uint64_t length, uint8_t byte, bool fua)
-{
-  memset (buf, byte, length);
-  return cache_write (cache, buf, (struct range) { start, length }, fua);
-}
-
-static void
-write_bytes (uint64_t start, uint64_t length, uint8_t byte)
-{
-  assert_int_equal (try_write (start, length, byte, false), 0);
 }
 
 static bool
@@ -517,7 +458,7 @@ no_power_cut_brings_anything_old_back (void **state)
   cuts = 0;
   for (int ordered = 0; ordered < 2; ordered++)
     for (int crc = 0; crc < 2; crc++) {
-      tear_down (NULL);
+      tear_down_cache (NULL);
       set_up (NULL);
       options.data_crc = crc;
       use_four_segments (ordered);
@@ -652,7 +593,7 @@ a_shutdown_ends_the_attempt (void **state)
 static void
 fail_by (enum fail_mode mode, bool ordered, bool crc)
 {
-  tear_down (NULL);
+  tear_down_cache (NULL);
   set_up (NULL);
   options.data_crc = crc;
   options.setting[SETTING_fail] = mode;
@@ -1149,7 +1090,7 @@ clients_do_not_notice_that_the_device_fails (void **state)
 int
 main (int argc, char *argv[])
 {
-#define TEST(name) cmocka_unit_test_setup_teardown (name, set_up, tear_down)
+#define TEST(name) cmocka_unit_test_setup_teardown (name, set_up, tear_down_cache)
   const struct CMUnitTest tests[] = {
     TEST (a_bypassed_cache_is_drained_and_its_device_let_go),
     TEST (the_device_is_as_good_as_new_afterwards),

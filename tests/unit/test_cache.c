@@ -23,94 +23,21 @@
 #include "base/thread.h"
 #include "engine/cache.h"
 #include "support/media_tools.h"
-#include "support/memory_backend.h"
-#include "support/memory_pmem.h"
 #include "support/reports.h"
 #include "support/seed.h"
+#include "support/whole_cache.h"
 
 #define KIB UINT64_C (1024)
 #define MIB (KIB * 1024)
 #define DISK (UINT64_C (32) * MIB)
-#define NEVER 3600000           /* ms */
 
-static struct memory_device *device;
-static struct memory_backend *disk;
-static struct cache_options options;
-static struct cache *cache;
-static uint8_t buf[4 * 1024 * 1024];
 
 static int
 set_up (void **state)
 {
   (void) state;
-  reports_collect ();
-  device = memory_device_new (10 * MIB, true);
-  disk = memory_backend_new (DISK);
-  options = (struct cache_options) CACHE_OPTIONS_DEFAULT;
-  options.segment_size = MIB;
-  options.setting[SETTING_writeback_delay] = NEVER;
+  set_up_cache (10 * MIB, DISK);
   return 0;
-}
-
-static int
-tear_down (void **state)
-{
-  (void) state;
-  cache_close (cache);
-  cache = NULL;
-  memory_device_free (device);
-  memory_backend_free (disk);
-  return 0;
-}
-
-/* A cache of four segments. */
-static void
-use_four_segments (void)
-{
-  memory_device_free (device);
-  device = memory_device_new (cache_min_device_size (MIB), true);
-}
-
-static int
-try_open (void)
-{
-  struct pmem *pmem = memory_pmem_open (device);
-  int r = cache_open (&options, pmem, &cache);
-
-  if (r < 0) {
-    pmem_close (pmem);
-    cache = NULL;
-  }
-  return r;
-}
-
-static void
-open_cache (bool threads)
-{
-  assert_int_equal (try_open (), 0);
-  if (threads)
-    assert_int_equal (cache_start (cache), 0);
-  assert_int_equal (cache_attach (cache, &disk->backend, "export"), 0);
-}
-
-static void
-close_cache (void)
-{
-  cache_close (cache);
-  cache = NULL;
-}
-
-static int
-try_write (uint64_t start, uint64_t length, uint8_t byte)
-{
-  memset (buf, byte, length);
-  return cache_write (cache, buf, (struct range) { start, length }, false);
-}
-
-static void
-write_bytes (uint64_t start, uint64_t length, uint8_t byte)
-{
-  assert_int_equal (try_write (start, length, byte), 0);
 }
 
 static void
@@ -385,7 +312,7 @@ a_read_only_backing_store_is_only_read (void **state)
   options.setting[SETTING_writeback_delay] = 0;
   open_cache (true);
   expect_byte (0, 1);
-  assert_int_equal (try_write (0, 1, 2), -EROFS);
+  assert_int_equal (try_write (0, 1, 2, false), -EROFS);
   assert_int_equal (cache_zero (cache, (struct range) { 0, 1 }, true, false),
                     -EROFS);
   assert_int_equal (cache_trim (cache, (struct range) { 0, 1 }, false),
@@ -444,7 +371,7 @@ what_is_dirty_is_dirty_at_every_instant (void **state)
 {
   (void) state;
   open_cache (false);
-  assert_int_equal (try_write (0, 4096, 1), 0);
+  assert_int_equal (try_write (0, 4096, 1, false), 0);
   device->hook = have_it_looked_at;
   assert_int_equal (cache_flush (cache), 0);
   assert_null (device->hook);
@@ -716,12 +643,12 @@ a_full_cache_over_a_failing_backing_store_refuses_writes (void **state)
   int r = 0;
 
   (void) state;
-  use_four_segments ();
+  use_four_segments (true);
   options.setting[SETTING_space_timeout] = 300;
   disk->write_error = -ENOSPC;
   open_cache (true);
   for (uint64_t at = 0; at < 8 * MIB && r == 0; at += 65536)
-    r = try_write (at, 65536, 1);
+    r = try_write (at, 65536, 1, false);
   assert_int_equal (r, -EIO);
   assert_true (reports_have (REPORT_ERROR, "full|refused"));
   expect_byte (0, 1);
@@ -745,13 +672,13 @@ a_shutdown_lets_waiting_writers_go (void **state)
   int r = 0;
 
   (void) state;
-  use_four_segments ();
+  use_four_segments (true);
   disk->write_error = -EIO;
   open_cache (true);
   cache_begin_shutdown (cache);
   start = now_ms ();
   for (uint64_t at = 0; at < 8 * MIB && r == 0; at += 65536)
-    r = try_write (at, 65536, 1);
+    r = try_write (at, 65536, 1, false);
   assert_int_equal (r, -ESHUTDOWN);
   assert_true (now_ms () - start < 10000);
 }
@@ -764,7 +691,7 @@ a_cache_full_of_clean_data_does_not_stall_writers (void **state)
   uint64_t start;
 
   (void) state;
-  use_four_segments ();
+  use_four_segments (true);
   open_cache (true);
   assert_int_equal (cache_prefetch (cache, (struct range) { 0, 8 * MIB }), 0);
   start = now_ms ();
@@ -810,7 +737,7 @@ static void
 four_segments_take_any_load (void **state)
 {
   (void) state;
-  use_four_segments ();
+  use_four_segments (true);
   for (int order = WRITEBACK_STRICT; order <= WRITEBACK_BATCH; order++) {
     pthread_t thread[4];
     const uint64_t start = now_ms ();
@@ -841,7 +768,7 @@ four_segments_take_any_load (void **state)
 int
 main (int argc, char *argv[])
 {
-#define TEST(name) cmocka_unit_test_setup_teardown (name, set_up, tear_down)
+#define TEST(name) cmocka_unit_test_setup_teardown (name, set_up, tear_down_cache)
   const struct CMUnitTest tests[] = {
     TEST (a_blank_device_is_formatted_and_found_again),
     TEST (never_means_never),

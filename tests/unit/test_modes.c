@@ -24,56 +24,29 @@
 #include "engine/cache.h"
 #include "engine/engine.h"
 #include "engine/holes.h"
-#include "support/memory_backend.h"
-#include "support/memory_pmem.h"
 #include "support/reports.h"
 #include "support/seed.h"
+#include "support/whole_cache.h"
 
 #define KIB UINT64_C (1024)
 #define MIB (KIB * 1024)
 #define DISK (UINT64_C (32) * MIB)
 #define BLOCK (4 * KIB)
-#define NEVER 3600000           /* ms */
 
-static struct memory_device *device;
-static struct memory_backend *disk;
-static struct cache_options options;
-static struct cache *cache;
-static uint8_t buf[2 * 1024 * 1024];
 
 static int
 set_up (void **state)
 {
   (void) state;
-  reports_collect ();
-  device = memory_device_new (10 * MIB, true);
-  disk = memory_backend_new (DISK);
-  options = (struct cache_options) CACHE_OPTIONS_DEFAULT;
-  options.segment_size = MIB;
-  options.setting[SETTING_writeback_delay] = NEVER;
-  return 0;
-}
-
-static int
-tear_down (void **state)
-{
-  (void) state;
-  cache_close (cache);
-  cache = NULL;
-  memory_device_free (device);
-  memory_backend_free (disk);
+  set_up_cache (10 * MIB, DISK);
   return 0;
 }
 
 static void
-open_cache (enum cache_mode mode, bool threads)
+open_in (enum cache_mode mode, bool threads)
 {
   options.setting[SETTING_mode] = mode;
-  assert_int_equal (cache_open (&options, memory_pmem_open (device), &cache),
-                    0);
-  if (threads)
-    assert_int_equal (cache_start (cache), 0);
-  assert_int_equal (cache_attach (cache, &disk->backend, "export"), 0);
+  open_cache (threads);
   disk->flushes = 0;
 }
 
@@ -90,20 +63,7 @@ static void
 open_again (enum cache_mode mode)
 {
   cache_close (cache);
-  open_cache (mode, false);
-}
-
-static int
-try_write (uint64_t start, uint64_t length, uint8_t byte, bool fua)
-{
-  memset (buf, byte, length);
-  return cache_write (cache, buf, (struct range) { start, length }, fua);
-}
-
-static void
-write_bytes (uint64_t start, uint64_t length, uint8_t byte)
-{
-  assert_int_equal (try_write (start, length, byte, false), 0);
+  open_in (mode, false);
 }
 
 static void
@@ -203,7 +163,7 @@ static void
 what_is_invalidated_is_read_from_the_backing_store (void **state)
 {
   (void) state;
-  open_cache (MODE_WRITEBACK, false);
+  open_in (MODE_WRITEBACK, false);
   write_bytes (0, 64 * KIB, 1);
   assert_int_equal (cache_zero (cache, (struct range) { MIB, 64 * KIB }, true,
                                 false), 0);
@@ -223,7 +183,7 @@ static void
 a_part_of_a_record_can_be_invalidated (void **state)
 {
   (void) state;
-  open_cache (MODE_WRITEBACK, false);
+  open_in (MODE_WRITEBACK, false);
   write_bytes (0, 64 * KIB, 1);
   drain ();
   memset (disk->bytes, 9, 64 * KIB);
@@ -240,7 +200,7 @@ static void
 an_invalidation_outlives_a_crash_and_evictions (void **state)
 {
   (void) state;
-  open_cache (MODE_WRITEBACK, false);
+  open_in (MODE_WRITEBACK, false);
   write_bytes (0, 64 * KIB, 1);
   drain ();
   write_bytes (0, 64 * KIB, 2);
@@ -260,7 +220,7 @@ static void
 dirty_data_is_not_invalidated (void **state)
 {
   (void) state;
-  open_cache (MODE_WRITEBACK, false);
+  open_in (MODE_WRITEBACK, false);
   for (unsigned i = 0; i < 64; i++)
     write_bytes (i * BLOCK, BLOCK, 1);
   drain ();
@@ -290,7 +250,7 @@ an_invalidation_does_not_wait_for_what_cannot_come (void **state)
   int r = 0;
 
   (void) state;
-  open_cache (MODE_WRITEBACK, true);
+  open_in (MODE_WRITEBACK, true);
   cache_pause_writeback (cache);
   for (unsigned i = 0; status ().segments_free > 1; i++)
     write_bytes (i * 64 * KIB, 64 * KIB, 1);
@@ -314,7 +274,7 @@ an_invalidation_outlives_a_refused_set (void **state)
   struct reservation res;
 
   (void) state;
-  open_cache (MODE_WRITEBACK, false);
+  open_in (MODE_WRITEBACK, false);
   engine = cache_engine (cache);
   write_bytes (0, BLOCK, 1);
   drain ();
@@ -349,7 +309,7 @@ static void
 a_fill_under_way_is_not_cached_after_an_invalidation (void **state)
 {
   (void) state;
-  open_cache (MODE_WRITEBACK, false);
+  open_in (MODE_WRITEBACK, false);
   disk->read_done = invalidate_while_read;
   expect (0, BLOCK, 0);
   assert_true (is_hole (0, BLOCK));
@@ -365,7 +325,7 @@ invalidations_of_any_range_change_nothing_that_is_read (void **state)
   const struct range all = { 0, sizeof expected };
 
   (void) state;
-  open_cache (MODE_WRITEBACK, false);
+  open_in (MODE_WRITEBACK, false);
   for (unsigned i = 0; i < 1500; i++) {
     const uint64_t start = random_below (&random, sizeof expected - 1);
     const uint64_t length =
@@ -416,7 +376,7 @@ writeonly_caches_no_reads (void **state)
 {
   (void) state;
   memset (disk->bytes, 7, MIB);
-  open_cache (MODE_WRITEONLY, false);
+  open_in (MODE_WRITEONLY, false);
   expect (0, BLOCK, 7);
   assert_true (is_hole (0, BLOCK));
   assert_int_equal (cache_prefetch (cache, (struct range) { 0, BLOCK }), 0);
@@ -434,7 +394,7 @@ static void
 written_through_is_in_both_when_it_is_acknowledged (void **state)
 {
   (void) state;
-  open_cache (MODE_WRITETHROUGH, false);
+  open_in (MODE_WRITETHROUGH, false);
   assert_string_equal (status ().mode, "writethrough");
   write_bytes (MIB - BLOCK, 600 * KIB, 1);
   expect_on_disk (MIB - BLOCK, 600 * KIB, 1);
@@ -456,7 +416,7 @@ static void
 what_was_written_through_is_not_written_again (void **state)
 {
   (void) state;
-  open_cache (MODE_WRITETHROUGH, false);
+  open_in (MODE_WRITETHROUGH, false);
   for (unsigned i = 0; i < 100; i++)
     write_bytes (i * BLOCK, BLOCK, i);
   assert_int_equal (disk->writes, 100);
@@ -482,7 +442,7 @@ a_fua_write_flushes_the_backing_store (void **state)
   (void) state;
   for (enum cache_mode mode = MODE_WRITETHROUGH; mode <= MODE_WRITEAROUND;
        mode++) {
-    open_cache (mode, false);
+    open_in (mode, false);
     disk->flushes = 0;
     assert_int_equal (try_write (0, MIB, 3, true), 0);
     assert_int_equal (disk->flushes, 1);
@@ -499,7 +459,7 @@ static void
 written_around_is_in_the_backing_store_only (void **state)
 {
   (void) state;
-  open_cache (MODE_WRITEAROUND, false);
+  open_in (MODE_WRITEAROUND, false);
   assert_string_equal (status ().mode, "writearound");
   flush ();
   disk->flushes = 0;
@@ -527,7 +487,7 @@ bulk_that_was_never_cached_needs_no_records (void **state)
   uint64_t sets;
 
   (void) state;
-  open_cache (MODE_WRITEAROUND, false);
+  open_in (MODE_WRITEAROUND, false);
   sets = status ().sets_written;
   for (unsigned i = 0; i < 8; i++)
     write_bytes (i * 2 * MIB, 2 * MIB, 1);
@@ -553,7 +513,7 @@ static void
 what_was_written_around_is_not_cached_before_it_is_flushed (void **state)
 {
   (void) state;
-  open_cache (MODE_WRITEAROUND, false);
+  open_in (MODE_WRITEAROUND, false);
   flush ();
   write_bytes (0, BLOCK, 1);
   expect (0, BLOCK, 1);
@@ -575,7 +535,7 @@ nor_after_a_kill (void **state)
 
   (void) state;
   memory_backend_track (disk);
-  open_cache (MODE_WRITEAROUND, false);
+  open_in (MODE_WRITEAROUND, false);
   write_bytes (0, BLOCK, 1);
   open_again (MODE_WRITEBACK);
   expect (0, BLOCK, 1);
@@ -591,7 +551,7 @@ what_is_read_while_it_is_written_around_is_not_cached (void **state)
   uint8_t found[BLOCK];
 
   (void) state;
-  open_cache (MODE_WRITEAROUND, false);
+  open_in (MODE_WRITEAROUND, false);
   flush ();
   disk->opaque = found;
   disk->before = read_while_written;
@@ -610,7 +570,7 @@ a_plugin_that_can_neither_zero_nor_trim_is_given_zeros (void **state)
   disk->backend.can_zero = disk->backend.can_trim = false;
   for (enum cache_mode mode = MODE_WRITETHROUGH; mode <= MODE_WRITEAROUND;
        mode++) {
-    open_cache (mode, false);
+    open_in (mode, false);
     await_mode ();
     memset (disk->bytes, 5, MIB);
     assert_int_equal (cache_zero (cache, range, true, false), 0);
@@ -625,7 +585,7 @@ a_plugin_that_can_neither_zero_nor_trim_is_given_zeros (void **state)
   /* One that says it can, and fails. */
   disk->backend.can_zero = true;
   disk->zero_error = -EOPNOTSUPP;
-  open_cache (MODE_WRITETHROUGH, false);
+  open_in (MODE_WRITETHROUGH, false);
   await_mode ();
   memset (disk->bytes, 5, MIB);
   assert_int_equal (cache_zero (cache, range, true, false), 0);
@@ -644,7 +604,7 @@ lost_data_can_be_written_around (void **state)
   struct reservation res;
 
   (void) state;
-  open_cache (MODE_WRITEAROUND, false);
+  open_in (MODE_WRITEAROUND, false);
   engine = cache_engine (cache);
   assert_int_equal (log_reserve (engine->log, LOG_LOST, 0, 1, &res), 0);
   assert_int_equal (lost_add (&engine->lost, record.range), 0);
@@ -674,7 +634,7 @@ static void
 a_write_through_that_fails_says_so_and_stays_dirty (void **state)
 {
   (void) state;
-  open_cache (MODE_WRITETHROUGH, false);
+  open_in (MODE_WRITETHROUGH, false);
   write_bytes (0, BLOCK, 1);
   disk->write_error = -EIO;
   assert_int_equal (try_write (BLOCK, BLOCK, 2, false), -EIO);
@@ -716,7 +676,7 @@ static void
 a_flush_does_not_settle_what_is_still_on_its_way (void **state)
 {
   (void) state;
-  open_cache (MODE_WRITETHROUGH, false);
+  open_in (MODE_WRITETHROUGH, false);
   write_bytes (0, BLOCK, 1);
   disk->before = flush_then_fail;
   assert_int_equal (try_write (BLOCK, BLOCK, 2, false), -EIO);
@@ -731,7 +691,7 @@ static void
 after_a_failed_flush_everything_is_written_again (void **state)
 {
   (void) state;
-  open_cache (MODE_WRITETHROUGH, false);
+  open_in (MODE_WRITETHROUGH, false);
   for (unsigned i = 0; i < 8; i++)
     write_bytes (i * BLOCK, BLOCK, 1 + i);
   disk->flush_error = -EIO;
@@ -755,7 +715,7 @@ no_error_of_the_backing_store_is_taken_for_one_of_ours (void **state)
   for (enum cache_mode mode = MODE_WRITETHROUGH; mode <= MODE_WRITEAROUND;
        mode++)
     for (size_t i = 0; i < sizeof errors / sizeof *errors; i++) {
-      open_cache (mode, false);
+      open_in (mode, false);
       await_mode ();
       disk->write_error = errors[i];
       assert_int_equal (try_write (0, BLOCK, 1, false), -EIO);
@@ -769,7 +729,7 @@ static void
 a_write_around_that_fails_leaves_nothing_old_in_the_cache (void **state)
 {
   (void) state;
-  open_cache (MODE_WRITEAROUND, false);
+  open_in (MODE_WRITEAROUND, false);
   flush ();
   expect (0, BLOCK, 0);
   disk->write_error = -EIO;
@@ -788,7 +748,7 @@ a_read_only_disk_takes_no_writes_in_any_mode (void **state)
   (void) state;
   disk->backend.can_write = false;
   for (enum cache_mode mode = MODE_WRITEBACK; mode <= MODE_WRITEONLY; mode++) {
-    open_cache (mode, false);
+    open_in (mode, false);
     assert_int_equal (try_write (0, BLOCK, 1, false), -EROFS);
     expect (0, BLOCK, 0);
     flush ();
@@ -805,7 +765,7 @@ a_mode_without_dirty_data_comes_after_draining (void **state)
   (void) state;
   for (enum cache_mode mode = MODE_WRITETHROUGH; mode <= MODE_WRITEAROUND;
        mode++) {
-    open_cache (MODE_WRITEBACK, false);
+    open_in (MODE_WRITEBACK, false);
     write_bytes (0, BLOCK, 10 + mode);
     flush ();
     set_mode (mode);
@@ -842,7 +802,7 @@ static void
 a_flush_covers_what_went_around_before_the_mode_was_changed (void **state)
 {
   (void) state;
-  open_cache (MODE_WRITEAROUND, false);
+  open_in (MODE_WRITEAROUND, false);
   write_bytes (0, BLOCK, 1);
   set_mode (MODE_WRITEBACK);
   write_bytes (BLOCK, BLOCK, 2);
@@ -858,7 +818,7 @@ static void
 a_drain_covers_what_went_around_before_the_mode_was_changed (void **state)
 {
   (void) state;
-  open_cache (MODE_WRITEAROUND, false);
+  open_in (MODE_WRITEAROUND, false);
   for (enum cache_mode mode = MODE_WRITEBACK; mode <= MODE_WRITEAROUND;
        mode++) {
     set_mode (MODE_WRITEAROUND);
@@ -894,7 +854,7 @@ static void
 write_back_hears_of_a_flush_that_failed_for_others (void **state)
 {
   (void) state;
-  open_cache (MODE_WRITEBACK, false);
+  open_in (MODE_WRITEBACK, false);
   write_bytes (0, BLOCK, 1);
   disk->before = lose_when_flushed;
   assert_false (cache_step_writeback (cache));
@@ -907,7 +867,7 @@ static void
 a_flush_hears_of_what_write_back_was_told (void **state)
 {
   (void) state;
-  open_cache (MODE_WRITEAROUND, false);
+  open_in (MODE_WRITEAROUND, false);
   flush ();
   write_bytes (0, BLOCK, 1);
   set_mode (MODE_WRITEBACK);
@@ -924,7 +884,7 @@ static void
 what_went_around_is_flushed_though_writes_go_on (void **state)
 {
   (void) state;
-  open_cache (MODE_WRITEAROUND, false);
+  open_in (MODE_WRITEAROUND, false);
   write_bytes (0, BLOCK, 1);
   set_mode (MODE_WRITEBACK);
   for (unsigned i = 0; i < 2; i++) {
@@ -938,7 +898,7 @@ static void
 modes_wait_for_a_backing_store_and_outlive_it (void **state)
 {
   (void) state;
-  open_cache (MODE_WRITETHROUGH, false);
+  open_in (MODE_WRITETHROUGH, false);
   write_bytes (0, BLOCK, 1);
   cache_detach (cache);
   memset (disk->bytes, 0, BLOCK);       /* it was never flushed */
@@ -952,7 +912,7 @@ static void
 a_change_of_mode_does_not_wait_for_a_store_that_fails (void **state)
 {
   (void) state;
-  open_cache (MODE_WRITEBACK, false);
+  open_in (MODE_WRITEBACK, false);
   write_bytes (0, BLOCK, 1);
   disk->write_error = -EIO;
   set_mode (MODE_WRITETHROUGH);
@@ -1057,7 +1017,7 @@ overlapping_writes_leave_cache_and_backing_store_agreed (void **state)
   (void) state;
   for (enum cache_mode mode = MODE_WRITETHROUGH; mode <= MODE_WRITEAROUND;
        mode++) {
-    open_cache (mode, true);
+    open_in (mode, true);
     for (unsigned round = 0; round < 8; round++) {
       run_writers (wait_for_requests);
       assert_int_equal (failures, 0);
@@ -1097,7 +1057,7 @@ static void
 modes_can_change_while_everything_is_written (void **state)
 {
   (void) state;
-  open_cache (MODE_WRITEBACK, true);
+  open_in (MODE_WRITEBACK, true);
   for (unsigned round = 0; round < 4; round++) {
     run_writers (change_modes);
     assert_int_equal (failures, 0);
@@ -1129,13 +1089,13 @@ static void
 a_store_that_fails_and_heals_agrees_in_the_end (void **state)
 {
   (void) state;
-  open_cache (MODE_WRITETHROUGH, true);
+  open_in (MODE_WRITETHROUGH, true);
   run_writers (fail_and_heal);
   expect_agreement ();
   assert_int_equal (cache_stop (cache, true, NEVER), 0);
 }
 
-#define TEST(name) cmocka_unit_test_setup_teardown (name, set_up, tear_down)
+#define TEST(name) cmocka_unit_test_setup_teardown (name, set_up, tear_down_cache)
 
 int
 main (int argc, char *argv[])

@@ -26,14 +26,12 @@
 #include "engine/cache.h"
 #include "engine/rate_limit.h"
 #include "engine/schedule.h"
-#include "support/memory_backend.h"
-#include "support/memory_pmem.h"
 #include "support/reports.h"
 #include "support/seed.h"
+#include "support/whole_cache.h"
 #include "support/small_engine.h"
 
 #define DISK (UINT64_C (32) * MIB)
-#define NEVER 3600000           /* ms */
 #define LONG 60000              /* ms */
 
 /* --- when it is due --------------------------------------------------- */
@@ -261,58 +259,13 @@ another_rate_counts_at_once (void **state)
 
 /* --- a cache ---------------------------------------------------------- */
 
-static struct memory_device *device;
-static struct memory_backend *disk;
-static struct cache_options options;
-static struct cache *cache;
-static uint8_t buf[4 * 1024 * 1024];
 
 static int
 set_up (void **state)
 {
   (void) state;
-  reports_collect ();
-  device = memory_device_new (20 * MIB, true);
-  disk = memory_backend_new (DISK);
-  options = (struct cache_options) CACHE_OPTIONS_DEFAULT;
-  options.segment_size = MIB;
-  options.setting[SETTING_writeback_delay] = NEVER;
+  set_up_cache (20 * MIB, DISK);
   return 0;
-}
-
-static int
-tear_down (void **state)
-{
-  (void) state;
-  cache_close (cache);
-  cache = NULL;
-  memory_device_free (device);
-  memory_backend_free (disk);
-  return 0;
-}
-
-static void
-use_four_segments (void)
-{
-  memory_device_free (device);
-  device = memory_device_new (cache_min_device_size (MIB), true);
-}
-
-static void
-open_cache (void)
-{
-  assert_int_equal (cache_open (&options, memory_pmem_open (device), &cache),
-                    0);
-  assert_int_equal (cache_start (cache), 0);
-  assert_int_equal (cache_attach (cache, &disk->backend, "export"), 0);
-}
-
-static void
-write_bytes (uint64_t start, uint64_t length, uint8_t byte)
-{
-  memset (buf, byte, length);
-  assert_int_equal (cache_write (cache, buf, (struct range) { start, length },
-                                 false), 0);
 }
 
 static struct cache_status
@@ -388,7 +341,7 @@ above_the_high_mark_it_is_written_back_to_the_low_one (void **state)
   options.setting[SETTING_dirty_high] = 40;
   options.setting[SETTING_dirty_low] = 20;
   options.setting[SETTING_gc_percent] = 90;
-  open_cache ();
+  open_cache (true);
   write_epochs (0, 24);
   usleep_ms (50);
   assert_int_equal (count_writes (), 0);
@@ -408,7 +361,7 @@ static void
 an_idle_cache_becomes_clean (void **state)
 {
   (void) state;
-  open_cache ();
+  open_cache (true);
   write_bytes (0, 4096, 1);
   usleep_ms (50);
   assert_int_equal (count_writes (), 0);
@@ -427,7 +380,7 @@ the_rate_holds_write_back_but_no_drain (void **state)
   for (int way = 0; way < 4; way++) {
     const uint64_t dirty = 8 * 64 * KIB;
 
-    open_cache ();
+    open_cache (true);
     for (uint64_t i = 0; i < 8; i++)
       write_bytes (i * MIB, 64 * KIB, 1 + way);
     AWAIT (counted_requests () > 0);
@@ -464,7 +417,7 @@ a_stop_does_not_wait_for_the_rate (void **state)
   (void) state;
   options.setting[SETTING_writeback_rate] = 1;
   options.setting[SETTING_writeback_delay] = 0;
-  open_cache ();
+  open_cache (true);
   for (uint64_t i = 0; i < 8; i++)
     write_bytes (i * MIB, 64 * KIB, 1);
   AWAIT (counted_requests () > 0);
@@ -480,10 +433,10 @@ static void
 the_rate_gives_way_when_space_is_short (void **state)
 {
   (void) state;
-  use_four_segments ();
+  use_four_segments (true);
   options.setting[SETTING_writeback_rate] = 1;
   options.setting[SETTING_writeback_delay] = 0;
-  open_cache ();
+  open_cache (true);
   for (uint64_t i = 0; i < 12; i++)
     write_bytes (i * MIB, MIB, 1);
 }
@@ -522,10 +475,10 @@ fill_while_paused (void)
 {
   pthread_t thread;
 
-  use_four_segments ();
+  use_four_segments (true);
   options.setting[SETTING_space_timeout] = 0;
   options.setting[SETTING_writeback_delay] = 0;
-  open_cache ();
+  open_cache (true);
   cache_pause_writeback (cache);
   written = false;
   pthread_create (&thread, NULL, write_until_full, NULL);
@@ -562,7 +515,7 @@ a_pause_begins_at_once (void **state)
   (void) state;
   options.setting[SETTING_writeback_rate] = 1;
   options.setting[SETTING_writeback_delay] = 0;
-  open_cache ();
+  open_cache (true);
   for (uint64_t i = 0; i < 8; i++)
     write_bytes (i * MIB, 64 * KIB, 1);
   AWAIT (counted_requests () > 0);
@@ -602,11 +555,11 @@ a_pause_is_no_failure (void **state)
   void *result;
 
   (void) state;
-  use_four_segments ();
+  use_four_segments (true);
   options.setting[SETTING_space_timeout] = 50;
   options.setting[SETTING_writeback_delay] = 0;
   disk->write_error = -EIO;
-  open_cache ();
+  open_cache (true);
   write_bytes (0, 4096, 1);
   AWAIT (status ().writeback_error == -EIO);
   cache_pause_writeback (cache);
@@ -673,7 +626,7 @@ a_drain_ends_whatever_is_written (void **state)
     stop_writing = false;
     options.setting[SETTING_writeback_order] = order;
     options.setting[SETTING_writeback_rate] = 1;
-    open_cache ();
+    open_cache (true);
     for (uint64_t i = 0; i < 10; i++) {
       write_bytes (MIB + i * 64 * KIB, 4096, 1);
       if (order == WRITEBACK_STRICT)
@@ -754,7 +707,7 @@ a_drain_says_how_far_it_is (void **state)
   (void) state;
   let_through = came = 0;
   options.writeback_threads = 1;
-  open_cache ();
+  open_cache (true);
   assert_false (cache_get_drain (cache, &bytes, &left));
   for (uint64_t i = 0; i < 10; i++)
     write_bytes (i * 64 * KIB, 4096, 1);
@@ -885,7 +838,7 @@ what_is_clean_and_left_counts_as_evictable (void **state)
 int
 main (int argc, char *argv[])
 {
-#define TEST(name) cmocka_unit_test_setup_teardown (name, set_up, tear_down)
+#define TEST(name) cmocka_unit_test_setup_teardown (name, set_up, tear_down_cache)
   const struct CMUnitTest tests[] = {
     cmocka_unit_test (it_is_due_when_old_enough),
     cmocka_unit_test (what_is_most_urgent_is_the_cause),
