@@ -250,7 +250,7 @@ const char config_help[] =
   "                             strict).\n"
   "pcache-writeback-delay=<TIME>\n"
   "                             Age at which data is written back; seconds,\n"
-  "                             or with suffix ms, s, m (default 5).\n"
+  "                             or with suffix ms, s, m, h (default 5).\n"
   "pcache-writeback-idle=<TIME> Write back sooner, when no client has asked\n"
   "                             for anything for so long; 0: not (default 0).\n"
   "pcache-writeback-rate=<SIZE> Bytes per second to write back at most; 0:\n"

@@ -106,6 +106,8 @@ parse_delay (const char *text, unsigned max_ms, unsigned *ms)
     unit = 1;
   else if (strcmp (text, "m") == 0)
     unit = 60000;
+  else if (strcmp (text, "h") == 0)
+    unit = 3600000;
   else
     return false;
 

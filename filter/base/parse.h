@@ -23,7 +23,7 @@ extern bool parse_size (const char *text, uint64_t *bytes);
 extern bool parse_bool (const char *text, bool *value);
 
 /* A time: a number that may have decimals, in seconds or with a suffix ms,
- * s or m.  Rounded up to milliseconds, so only nothing becomes nothing. */
+ * s, m or h.  Rounded up to milliseconds, so only nothing becomes nothing. */
 extern bool parse_delay (const char *text, unsigned max_ms, unsigned *ms);
 
 /* The index of TEXT in NAMES, which ends with NULL. */

@@ -77,6 +77,8 @@ limits_are_kept (void **state)
   assert_int_equal (value, 90);
   assert_true (setting_parse (SETTING_writeback_delay, "0.5", &value));
   assert_int_equal (value, 500);
+  assert_true (setting_parse (SETTING_writeback_delay, "1.5h", &value));
+  assert_int_equal (value, 5400000);
 }
 
 static void
