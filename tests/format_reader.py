@@ -460,21 +460,22 @@ class Cache:
                  for r in s.records] for segment in self.segments]
         for sequence, epoch, r in heapq.merge(*runs, key=lambda x: x[0]):
             dirty = not r.clean and epoch > self.written_back   # [P1]
-            tail = (self.tail_on_media if r.kind in (LOST, HOLE)
-                    else self.tail)
-            if sequence <= tail and not dirty:                  # [P2]
+            if sequence <= self.tail_on_media and not dirty:    # [P2]
                 self.dropped += 1
                 continue
-            self.replayed += 1
-            self.insert(r, dirty)                               # [P3]
+            passed_over = (sequence <= self.tail and not dirty
+                           and r.kind not in (LOST, HOLE))
+            self.dropped += passed_over
+            self.replayed += not passed_over
+            self.insert(r, dirty, r.kind == HOLE or passed_over)    # [P3]
 
-    def insert(self, record, dirty):
+    def insert(self, record, dirty, hole):
         start, end = record.start, record.end()
         first = bisect.bisect_right(self.starts, start) - 1
         if first < 0 or self.extents[first][1] <= start:
             first += 1
         last = bisect.bisect_left(self.starts, end)
-        new = [(start, end, record, dirty)] if record.kind != HOLE else []
+        new = [(start, end, record, dirty)] if not hole else []
         if first < last:
             old = self.extents[first]
             if old[0] < start:

@@ -234,7 +234,7 @@ writeback_is_due_locked (struct cache *cache, uint64_t *next_ms)
   /* Another mode is as a drain, and who waits for it does so also in a pause. */
   situation.drain = cache->drains > 0 || must_flush || !is_passable (path)
     || (pending && !cache->paused);
-  *next_ms = situation.now_ms + IDLE_MAX_MS;
+  *next_ms = situation.now_ms + schedule_pause_ms (&engine->settings);
   if (!can_write_back (cache) || cache->calling_off > 0 || cache->halted
       || (!oldest_dirty (engine, &situation.oldest_ms) && !pending
           && !must_flush))

@@ -458,19 +458,26 @@ replay_record (struct replay *rec, const struct run *run)
   struct engine *engine = rec->engine;
   const struct record *record = &run->set.record[run->next];
   const bool lost = record->kind == RECORD_LOST;
-  const bool hole = record->kind == RECORD_HOLE;
+  const bool clean = record->clean || run->set.epoch <= rec->written_back
+    || MUTATION (T21_DIRTY_BELOW_TAIL);
+  bool hole = record->kind == RECORD_HOLE;
   struct extent extent;
   int r;
 
   /* T5, T21: what was evicted must not come back through an older copy; dirty
    * data is never ignored.  A range that is lost was overwritten if eviction
    * passed its record (gc.c), but not because damage may hide something
-   * newer: then it had better stay lost.  What made it a hole counts as long. */
-  if (record->sequence <= (lost || hole ? rec->evicted_through : rec->tail)
-      && (record->clean || run->set.epoch <= rec->written_back
-          || MUTATION (T21_DIRTY_BELOW_TAIL))) {
+   * newer: then it had better stay lost.  What made it a hole counts as long.
+   * What is clean, and not used because of damage, does as well: what was
+   * lost before is not missed any more, as the backing store has what came
+   * after it. */
+  if (clean && record->sequence <= rec->evicted_through) {
     stats_add (engine->stats, STAT_replay_dropped_records, 1);
     return 0;
+  }
+  if (clean && !lost && !hole && record->sequence <= rec->tail) {
+    stats_add (engine->stats, STAT_replay_dropped_records, 1);
+    hole = true;
   }
   if (MUTATION (NEWEST_LOSES)) {
     struct index_cursor cursor;
@@ -496,7 +503,7 @@ replay_record (struct replay *rec, const struct run *run)
   else if (r == 0)
     index_insert_locked (engine->index, &extent);
   index_unlock (engine->index, record->range);
-  if (r == 0)
+  if (r == 0 && (!hole || record->kind == RECORD_HOLE))
     stats_add (engine->stats, STAT_replayed_records, 1);
   return r;
 }

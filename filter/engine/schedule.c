@@ -5,7 +5,7 @@
 #include "base/arith.h"
 #include "engine/schedule.h"
 
-/* Between two looks while something is dirty. */
+/* Between two looks. */
 #define LOOK_MIN_MS UINT64_C (10)
 #define LOOK_MAX_MS UINT64_C (500)
 
@@ -44,6 +44,16 @@ static uint64_t
 look_after (uint64_t period_ms)
 {
   return MIN (MAX (period_ms / 4, LOOK_MIN_MS), LOOK_MAX_MS);
+}
+
+uint64_t
+schedule_pause_ms (const struct settings *settings)
+{
+  const uint64_t idle_ms = setting_get (settings, SETTING_writeback_idle);
+  const uint64_t pause_ms =
+    look_after (setting_get (settings, SETTING_writeback_delay));
+
+  return idle_ms > 0 ? MIN (pause_ms, look_after (idle_ms)) : pause_ms;
 }
 
 enum writeback_cause

@@ -44,6 +44,9 @@ struct situation {
   bool drain, paused, short_of_space;
 };
 
+/* Nothing is dirty: when to look again, from now. */
+extern uint64_t schedule_pause_ms (const struct settings *settings);
+
 /* Something is dirty: is it to be written back now?  If not, *next_ms: when to
  * look again at the latest. */
 extern enum writeback_cause

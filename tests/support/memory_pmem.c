@@ -289,8 +289,7 @@ memory_sync (struct pmem *pmem)
   __atomic_fetch_add (&device->syncs, 1, __ATOMIC_RELAXED);
   if (__atomic_load_n (&device->sync_error, __ATOMIC_RELAXED))
     return device->sync_error;
-  if (__atomic_load_n (&device->break_sync, __ATOMIC_SEQ_CST) > 0
-      && __atomic_sub_fetch (&device->break_sync, 1, __ATOMIC_SEQ_CST) == 0) {
+  if (device->break_sync > 0 && --device->break_sync == 0) {
     lose_pending (device);
     __atomic_store_n (&device->sync_broken, true, __ATOMIC_SEQ_CST);
   }

@@ -53,7 +53,7 @@ struct memory_device {
                                  * -1: none does */
   /* So manieth sync from now fails, and what it was to make durable becomes so
    * only by chance; all later ones fail too, until pmem_trust.  0: none. */
-  unsigned break_sync;
+  _Atomic unsigned break_sync;
   bool drop_broken;             /* and the rest reads as it was before */
   bool sync_broken;
   unsigned syncs, copies;       /* calls, for tests that count */

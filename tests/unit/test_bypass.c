@@ -1076,7 +1076,7 @@ clients_do_not_notice_that_the_device_fails (void **state)
     for (uintptr_t i = 0; i < 3; i++)
       pthread_create (&thread[i], NULL, work, (void *) i);
     work_on (300);
-    __atomic_store_n (&device->break_sync, 1, __ATOMIC_SEQ_CST);
+    device->break_sync = 1;
     work_on (600);
     stop_working = true;
     for (int i = 0; i < 3; i++)

@@ -765,6 +765,35 @@ a_rescue_serves_nothing_clean_that_may_be_old (void **state)
   end ();
 }
 
+/* Nor does it miss what was lost before something newer came. */
+static void
+a_rescue_misses_nothing_that_was_overwritten (void **state)
+{
+  (void) state;
+  begin (8, true);
+  put_block (7, 2);
+  flush (small);
+  rot (small, 7 * BLOCK);
+  write_back (small);
+  put_block (7, 3);
+  write_back (small);
+  put_block (1, 1);
+  flush (small);
+  put_block (2, 1);
+  flush (small);
+  small_engine_kill (small);
+  small->device->bad_at = set_at (small->device, 0,
+                                  sets_on (small->device, 0) - 2);
+  small->device->bad_length = 64;
+  assert_int_equal (small_engine_try_open (small), -EUCLEAN);
+
+  small->engine.options.rescue = true;
+  small_engine_open (small);
+  expect_block (7, 3);
+  expect_block (2, 1);
+  end ();
+}
+
 static void
 a_sealed_header_that_contradicts_its_sets_is_damage (void **state)
 {
@@ -1163,6 +1192,7 @@ main (int argc, char *argv[])
     cmocka_unit_test (what_was_lost_once_is_forgotten),
     cmocka_unit_test (an_unreadable_set_is_not_the_end_of_the_log),
     cmocka_unit_test (a_rescue_serves_nothing_clean_that_may_be_old),
+    cmocka_unit_test (a_rescue_misses_nothing_that_was_overwritten),
     cmocka_unit_test (a_sealed_header_that_contradicts_its_sets_is_damage),
     cmocka_unit_test (two_bad_segment_headers_are_refused_by_name),
     cmocka_unit_test (all_damage_is_named_before_giving_up),

@@ -92,6 +92,22 @@ it_is_due_when_old_enough (void **state)
   assert_int_equal (look (), CAUSE_AGE);
 }
 
+/* Nobody tells that the first dirty data has come. */
+static void
+what_comes_is_noticed_soon_enough (void **state)
+{
+  (void) state;
+  begin_schedule ();
+  setting_put (&settings, SETTING_writeback_delay, 0);
+  assert_true (schedule_pause_ms (&settings) <= 10);
+  setting_put (&settings, SETTING_writeback_delay, 400);
+  assert_true (schedule_pause_ms (&settings) <= 100);
+  setting_put (&settings, SETTING_writeback_delay, HOURS_24_MS);
+  assert_true (schedule_pause_ms (&settings) <= 500);
+  setting_put (&settings, SETTING_writeback_idle, 20);
+  assert_true (schedule_pause_ms (&settings) <= 10);
+}
+
 static void
 what_is_most_urgent_is_the_cause (void **state)
 {
@@ -841,6 +857,7 @@ main (int argc, char *argv[])
 #define TEST(name) cmocka_unit_test_setup_teardown (name, set_up, tear_down_cache)
   const struct CMUnitTest tests[] = {
     cmocka_unit_test (it_is_due_when_old_enough),
+    cmocka_unit_test (what_comes_is_noticed_soon_enough),
     cmocka_unit_test (what_is_most_urgent_is_the_cause),
     cmocka_unit_test (between_the_marks_it_goes_on_as_it_did),
     cmocka_unit_test (the_marks_can_be_changed_one_by_one),
