@@ -97,7 +97,7 @@ send_zeros (struct engine *engine, struct range range, bool may_trim)
     range.start += part.length;
     range.length -= part.length;
   }
-  return engine_note_device (engine, r);
+  return r;
 }
 
 static int

@@ -907,6 +907,25 @@ the_backing_stores_errors_are_not_the_devices (void **state)
   assert_int_equal (cache_engine (cache)->device_failures, 0);
 }
 
+static void
+nor_are_they_where_writes_go_there_at_once (void **state)
+{
+  const struct range range = { 0, 64 * KIB };
+
+  (void) state;
+  for (int mode = MODE_WRITETHROUGH; mode <= MODE_WRITEAROUND; mode++) {
+    fail_by (FAIL_PASSTHROUGH, true, true);
+    options.setting[SETTING_mode] = mode;
+    open_cache (false);
+    disk->write_error = disk->zero_error = -EIO;
+    assert_int_equal (cache_zero (cache, range, false, false), -EIO);
+    assert_int_equal (cache_zero (cache, range, true, true), -EIO);
+    assert_int_equal (try_write (0, 4096, 1, false), -EIO);
+    assert_false (cache_is_bypassed (cache));
+    assert_int_equal (cache_engine (cache)->device_failures, 0);
+  }
+}
+
 /* Each spot's values grow.  A disk may show any that is not older than what was
  * flushed last, and keeps to it. */
 static uint8_t oldest[SPOTS], newest[SPOTS];
@@ -1114,6 +1133,7 @@ main (int argc, char *argv[])
     TEST (a_range_that_is_lost_keeps_the_cache),
     TEST (a_backing_store_that_fails_too_is_tried_again),
     TEST (the_backing_stores_errors_are_not_the_devices),
+    TEST (nor_are_they_where_writes_go_there_at_once),
     TEST (no_power_cut_brings_anything_old_back_from_a_failed_device),
     TEST (clients_do_not_notice_that_the_device_fails),
   };
