@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+#include <config.h>
+
+#include <string.h>
+
+#include "base/arith.h"
+#include "bench/workload.h"
+
+_Atomic uint64_t workload_seed = 1;
+
+double
+workload_threads (const struct workload *workload, void *(*main) (void *),
+                  void *opaque)
+{
+  const unsigned threads = workload->threads;
+  struct worker *workers = calloc (threads, sizeof *workers);
+  pthread_barrier_t start;
+  uint64_t began = UINT64_MAX, ended = 0;
+
+  must (workers && pthread_barrier_init (&start, NULL, threads) == 0,
+        "calloc");
+  if (workload->latency)
+    memset (workload->latency, 0, sizeof *workload->latency);
+  for (unsigned i = 0; i < threads; i++) {
+    workers[i] = (struct worker) {
+      .workload = workload, .opaque = opaque, .number = i, .start = &start,
+    };
+    must (pthread_create (&workers[i].thread, NULL, main, &workers[i]) == 0,
+          "pthread_create");
+  }
+  for (unsigned i = 0; i < threads; i++) {
+    struct worker *worker = &workers[i];
+
+    pthread_join (worker->thread, NULL);
+    began = MIN (began, worker->began_ns);
+    ended = MAX (ended, worker->ended_ns);
+    if (workload->latency == NULL)
+      continue;
+    workload->latency->count += worker->latency.count;
+    workload->latency->sum_ns += worker->latency.sum_ns;
+    for (unsigned j = 0; j < LATENCY_BUCKETS; j++)
+      workload->latency->bucket[j] += worker->latency.bucket[j];
+  }
+  pthread_barrier_destroy (&start);
+  free (workers);
+  return (double) (workload->requests / threads * threads) * 1e9
+    / (double) (ended - began);
+}
