@@ -115,5 +115,5 @@ double
 bare_run (struct bare *bare, const struct workload *workload)
 {
   must (workload->working_set <= bare->size, "a working set that large");
-  return workload_threads (workload, bare_main, bare);
+  return workload_threads (workload, "bare-load", bare_main, bare);
 }

@@ -42,6 +42,8 @@ static const char usage[] =
 "  --working-set SIZE   bytes of the disk that are used (256M)\n"
 "  --cache-size SIZE    bytes of the cache device (1G)\n"
 "  --requests N         100000\n"
+"  --cpu-time           count only the time that its threads run: on a machine that\n"
+"                       has other work, if nothing is waited for\n"
 "  --no-checksum        as with pcache-data-crc=false\n"
 "  --write-back         write back meanwhile (else only when the cache is full)\n";
 
@@ -126,7 +128,7 @@ run_custom (void)
 enum {
   QUICK = 1, ONLY, LIST, PAIRS, JSON, DIRECTORY, DISK_DIRECTORY, CUSTOM,
   THREADS, BLOCK, PATTERN, READ_PERCENT, FLUSH_EVERY, WORKING_SET, CACHE_SIZE,
-  REQUESTS, NO_CHECKSUM, WRITE_BACK, HELP,
+  REQUESTS, CPU_TIME, NO_CHECKSUM, WRITE_BACK, HELP,
 };
 
 static const struct option long_options[] = {
@@ -146,6 +148,7 @@ static const struct option long_options[] = {
   { "working-set", required_argument, NULL, WORKING_SET },
   { "cache-size", required_argument, NULL, CACHE_SIZE },
   { "requests", required_argument, NULL, REQUESTS },
+  { "cpu-time", no_argument, NULL, CPU_TIME },
   { "no-checksum", no_argument, NULL, NO_CHECKSUM },
   { "write-back", no_argument, NULL, WRITE_BACK },
   { "help", no_argument, NULL, HELP },
@@ -191,6 +194,7 @@ take_option (int which, const char *name, struct choice *choice)
                            UINT64_C (1) << 50);
     break;
   case REQUESTS: custom.requests = number (name, optarg, 1, INT64_MAX); break;
+  case CPU_TIME: custom.cpu_time = true; break;
   case NO_CHECKSUM: custom.checksum = false; break;
   case WRITE_BACK: custom_write_back = true; break;
   case HELP: fputs (usage, stdout); exit (0);

@@ -141,11 +141,14 @@ leave_open (struct pmem *pmem)
 static void
 open_device (struct stand *stand)
 {
-  const struct device_options device = {
-    .path = stand->path, .create_size = stand->options.device_size,
-  };
+  const struct device_options device = { .path = stand->path };
+  const int fd = open (stand->path, O_RDWR | O_CREAT | O_EXCL, 0600);
   uint8_t byte;
 
+  must (fd >= 0
+        && posix_fallocate (fd, 0, stand->options.device_size) == 0,
+        "a file for the cache device");
+  close (fd);
   must (device_open (&device, &stand->pmem) == 0, "opening the cache device");
   for (uint64_t at = 0; at < stand->pmem->size; at += 4096)
     must (pmem_read (stand->pmem, &byte, at, 1) == 0, "reading the device");
@@ -279,7 +282,7 @@ stand_run (struct stand *stand, const struct workload *workload)
 {
   must (workload->working_set <= stand->options.disk_size,
         "a working set that large");
-  return workload_threads (workload, stand_main, stand);
+  return workload_threads (workload, "stand-load", stand_main, stand);
 }
 
 void

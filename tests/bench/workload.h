@@ -29,6 +29,7 @@ struct workload {
   uint64_t pace;                /* requests a second of each thread; 0: as many
                                  * as go */
   bool checksum;
+  bool cpu_time;                /* count only when a thread runs */
   struct latency *latency;      /* of requests; NULL: not measured */
 };
 
@@ -47,10 +48,14 @@ struct worker {
   pthread_barrier_t *start;
   pthread_t thread;
   uint64_t began_ns, ended_ns;
+  uint64_t cpu_ns;
   struct latency latency;
 };
 
 extern _Atomic uint64_t workload_seed;
+
+/* How long this thread has run. */
+extern uint64_t workload_cpu_ns (void);
 
 static inline __attribute__ ((always_inline)) void
 worker_run (struct worker *worker, const struct target *target)
@@ -70,6 +75,7 @@ worker_run (struct worker *worker, const struct target *target)
     __builtin_memcpy (buf + i, &word, sizeof word);
   }
   pthread_barrier_wait (worker->start);
+  worker->cpu_ns = workload_cpu_ns ();
   worker->began_ns = clock_ns ();
   for (uint64_t i = 0; i < requests; i++) {
     const uint64_t r = random_next (&random);
@@ -105,11 +111,14 @@ worker_run (struct worker *worker, const struct target *target)
     }
   }
   worker->ended_ns = clock_ns ();
+  worker->cpu_ns = workload_cpu_ns () - worker->cpu_ns;
   free (buf);
 }
 
-/* Start a thread for each with MAIN, which calls worker_run.  Requests a second. */
+/* Start the threads with MAIN, which calls worker_run.  NAME is theirs: perf report
+ * --comm tells them apart from what goes on besides.  Requests a second. */
 extern double workload_threads (const struct workload *workload,
+                                const char *name,
                                 void *(*main) (void *worker), void *opaque);
 
 #endif /* PCACHE_BENCH_WORKLOAD_H */
