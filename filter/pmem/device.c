@@ -453,19 +453,21 @@ device_find_content (struct pmem *pmem, uint64_t *offset)
   *offset = 0;
   if (buf == NULL)
     return -ENOMEM;
-  while (pmem_next_data (pmem, *offset, &data), data.length > 0) {
-    size_t n = MIN (data.length, SEARCH_PIECE), found;
-    int r;
+  /* Once for each run of data: to find its end, some file systems look at every
+   * page of it. */
+  while (pmem_next_data (pmem, *offset, &data), data.length > 0)
+    for (*offset = data.start; *offset < range_end (data);) {
+      size_t n = MIN (range_end (data) - *offset, SEARCH_PIECE), found;
+      int r;
 
-    *offset = data.start;
-    r = pmem_read (pmem, buf, *offset, n);
-    if (r < 0)
-      return r;
-    found = find_nonzero (buf, n);
-    *offset += found;
-    if (found < n)
-      return 0;
-  }
+      r = pmem_read (pmem, buf, *offset, n);
+      if (r < 0)
+        return r;
+      found = find_nonzero (buf, n);
+      *offset += found;
+      if (found < n)
+        return 0;
+    }
   *offset = pmem->size;
   return 0;
 }

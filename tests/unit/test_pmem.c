@@ -1014,9 +1014,12 @@ counting_read (struct pmem *pmem, void *to, uint64_t at, size_t length)
   return pmem_read (inner, to, at, length);
 }
 
+static unsigned searches;
+
 static void
 pass_next_data (struct pmem *pmem, uint64_t at, struct range *data)
 {
+  searches++;
   pmem_next_data (inner, at, data);
 }
 
@@ -1039,6 +1042,29 @@ holes_are_not_searched (void **state)
   assert_int_equal (device_find_content (&counting, &content), 0);
   assert_int_equal (content, size - 5000);
   assert_true (bytes_read <= 64 * PAGE);
+  pmem_close (inner);
+}
+
+/* For each run of data its end is looked for once: on tmpfs that reads the whole
+ * run, and a new cache device of 12 GiB took more than ten minutes. */
+static void
+end_of_data_is_looked_for_once (void **state)
+{
+  static const struct pmem_ops ops = {
+    .read = counting_read, .next_data = pass_next_data
+  };
+  struct pmem counting = { .ops = &ops };
+  const uint64_t size = UINT64_C (8) << 20;
+  uint64_t content;
+
+  make_file (size, "", 0);
+  inner = must_open (0);
+  assert_int_equal (pmem_allocate (inner), 0);
+  counting.size = inner->size;
+  searches = 0;
+  assert_int_equal (device_find_content (&counting, &content), 0);
+  assert_int_equal (content, size);
+  assert_true (searches <= 2);
   pmem_close (inner);
 }
 
@@ -1657,6 +1683,7 @@ static const struct CMUnitTest of_both[] = {
   T (failed_resize_leaves_the_file_as_it_was),
   T (content_is_found_at_its_first_byte),
   T (holes_are_not_searched),
+  T (end_of_data_is_looked_for_once),
   T (content_is_found_without_knowledge_of_holes),
   T (truncated_file_gives_eio_and_other_threads_go_on),
   T (search_says_where_it_could_not_read),
