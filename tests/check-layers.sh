@@ -37,7 +37,8 @@ engine/rate             base/*
 engine/twin             $lowest pmem/pmem
 engine/superblock       $lowest pmem/pmem engine/twin (engine/cache)
 engine/segment          $lowest pmem/pmem engine/twin engine/superblock
-engine/extent_tree      base/* engine/index
+engine/node_pool        base/*
+engine/extent_tree      base/* engine/index engine/node_pool
 engine/index            base/* engine/extent_tree
 engine/epoch_queue      $media (engine/index)
 engine/lost             base/*

@@ -3,20 +3,20 @@
 /* extent_tree: one B+tree of extents that never overlap.
  *
  * The index's building block: no locks, no chunks, whoever calls has the
- * tree for himself.  Leaves hold extents packed to 32 bytes; nodes are about
- * 2 KiB.  Memory is only taken by extent_tree_reserve and only given back by
- * extent_tree_trim and extent_tree_clear; in between, nodes come from and
- * go to a list of spare ones. */
+ * tree for himself.  Leaves hold extents packed to 32 bytes; nodes have 512
+ * bytes, from a node_pool.  Memory is only taken by extent_tree_reserve and only
+ * given back by extent_tree_trim and extent_tree_clear; in between, nodes come
+ * from and go to a list of spare ones. */
 
 #ifndef PCACHE_EXTENT_TREE_H
 #define PCACHE_EXTENT_TREE_H
 
-#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 #include "engine/index.h"
+#include "engine/node_pool.h"
 
 /* Adjacent nodes of one parent that are not more than three quarters full
  * together become one, so that each level divides their number by dozens: this
@@ -25,15 +25,15 @@
 
 struct tree_node;
 
-/* All zeros is an empty tree. */
+/* All zeros, but for the pool, is an empty tree. */
 struct extent_tree {
+  struct node_pool *pool;       /* of nodes of extent_tree_node_size */
   struct tree_node *root;
   struct tree_node *spare;
   unsigned height;              /* levels; 0: empty, 1: the root is a leaf */
   unsigned spares;
   unsigned promised;            /* inserts that were reserved and are to come */
-  atomic_uint nodes;            /* allocated, spare ones included; written by
-                                 * the tree's owner, read by anyone */
+  unsigned nodes;               /* with spare ones */
   unsigned level_nodes[EXTENT_TREE_MAX_HEIGHT];
 };
 
@@ -62,8 +62,7 @@ extern void extent_tree_trim (struct extent_tree *tree);
 /* Remove all extents and give back all memory. */
 extern void extent_tree_clear (struct extent_tree *tree);
 
-/* Bytes of memory.  Any thread may ask at any time. */
-extern size_t extent_tree_memory (struct extent_tree *tree);
+extern size_t extent_tree_node_size (void);
 
 /* Put EXTENT in the place of whatever was there.  Needs a promise, unless
  * it replaces exactly one extent. */

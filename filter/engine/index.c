@@ -40,6 +40,7 @@ struct region {
 };
 
 struct index {
+  struct node_pool pool;
   unsigned nr_regions;
   unsigned shift;               /* makes a hash a region's number */
   struct region regions[];
@@ -60,8 +61,11 @@ index_new (unsigned regions)
   memset (index, 0, size);
   index->nr_regions = regions;
   index->shift = 63 - __builtin_ctz (regions);
-  for (i = 0; i < regions; ++i)
+  node_pool_init (&index->pool, extent_tree_node_size ());
+  for (i = 0; i < regions; ++i) {
     pthread_mutex_init (&index->regions[i].lock, NULL);
+    index->regions[i].tree.pool = &index->pool;
+  }
   return index;
 }
 
@@ -79,18 +83,15 @@ index_free (struct index *index)
     extent_tree_clear (&region->tree);
     pthread_mutex_destroy (&region->lock);
   }
+  node_pool_destroy (&index->pool);
   free (index);
 }
 
 size_t
 index_memory (struct index *index)
 {
-  size_t size = sizeof *index + index->nr_regions * sizeof index->regions[0];
-  unsigned i;
-
-  for (i = 0; i < index->nr_regions; ++i)
-    size += extent_tree_memory (&index->regions[i].tree);
-  return size;
+  return sizeof *index + index->nr_regions * sizeof index->regions[0]
+    + node_pool_memory (&index->pool);
 }
 
 /*-- The regions of a range. --*/

@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+#include <config.h>
+
+#include <assert.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+
+#include "base/cleanup.h"
+#include "engine/node_pool.h"
+
+/* At the start of its memory, in the place of a node. */
+struct slab {
+  struct slab *next, **link;    /* in the list of open ones */
+  void *free;                   /* nodes that were put back: a list by their first
+                                 * word */
+  size_t fresh;                 /* offset of those that were never taken */
+  size_t taken;
+};
+
+void
+node_pool_init (struct node_pool *pool, size_t node_size)
+{
+  assert (node_size % NODE_POOL_ALIGNMENT == 0
+          && node_size >= sizeof (struct slab));
+  *pool = (struct node_pool) {
+    .node_size = node_size, .lock = PTHREAD_MUTEX_INITIALIZER,
+  };
+}
+
+void
+node_pool_destroy (struct node_pool *pool)
+{
+  assert (pool->slabs == 0);
+  pthread_mutex_destroy (&pool->lock);
+}
+
+static struct slab *
+slab_of (void *node)
+{
+  return (struct slab *) ((uintptr_t) node & ~(uintptr_t) (NODE_POOL_SLAB - 1));
+}
+
+static void
+open_slab_locked (struct node_pool *pool, struct slab *slab)
+{
+  slab->next = pool->open;
+  slab->link = &pool->open;
+  if (slab->next)
+    slab->next->link = &slab->next;
+  pool->open = slab;
+}
+
+static void
+close_slab_locked (struct slab *slab)
+{
+  *slab->link = slab->next;
+  if (slab->next)
+    slab->next->link = slab->link;
+}
+
+static bool
+is_full (const struct node_pool *pool, const struct slab *slab)
+{
+  return slab->free == NULL && slab->fresh + pool->node_size > NODE_POOL_SLAB;
+}
+
+static struct slab *
+new_slab_locked (struct node_pool *pool)
+{
+  struct slab *slab = aligned_alloc (NODE_POOL_SLAB, NODE_POOL_SLAB);
+
+  if (slab == NULL)
+    return NULL;
+#ifdef MADV_HUGEPAGE
+  /* A hint: without it each lookup in a large index misses the TLB. */
+  (void) madvise (slab, NODE_POOL_SLAB, MADV_HUGEPAGE);
+#endif
+  *slab = (struct slab) { .fresh = pool->node_size };
+  open_slab_locked (pool, slab);
+  atomic_fetch_add (&pool->slabs, 1);
+  return slab;
+}
+
+void *
+node_pool_take (struct node_pool *pool)
+{
+  HOLD_LOCK (&pool->lock);
+  struct slab *slab = pool->open ?: new_slab_locked (pool);
+  void *node;
+
+  if (slab == NULL)
+    return NULL;
+  node = slab->free;
+  if (node)
+    slab->free = *(void **) node;
+  else {
+    node = (char *) slab + slab->fresh;
+    slab->fresh += pool->node_size;
+  }
+  slab->taken++;
+  if (is_full (pool, slab))
+    close_slab_locked (slab);
+  return node;
+}
+
+void
+node_pool_put (struct node_pool *pool, void *node)
+{
+  HOLD_LOCK (&pool->lock);
+  struct slab *slab = slab_of (node);
+
+  if (is_full (pool, slab))
+    open_slab_locked (pool, slab);
+  *(void **) node = slab->free;
+  slab->free = node;
+  if (--slab->taken > 0)
+    return;
+  close_slab_locked (slab);
+  free (slab);
+  atomic_fetch_sub (&pool->slabs, 1);
+}
+
+size_t
+node_pool_memory (const struct node_pool *pool)
+{
+  return atomic_load (&pool->slabs) * NODE_POOL_SLAB;
+}
