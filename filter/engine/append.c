@@ -47,6 +47,7 @@ publish (struct append *append, struct reservation *res, struct range range,
   struct engine *engine = append->engine;
   int r = -ESTALE;
 
+  res->ends_with_append = !append->commit && !append->persist;
   if (append->persist)
     range_lock_begin_epoch (&engine->modes.writers, append->hold, open_epoch,
                             engine->log);

@@ -9,6 +9,27 @@
 #include "base/cleanup.h"
 #include "engine/epoch_queue.h"
 
+struct set_entry *
+set_entry_new (const struct set_entry *entry, uint32_t max_names)
+{
+  /* One block: it is made at every flush. */
+  struct set_entry *copy = malloc (sizeof *copy
+                                   + max_names * sizeof *copy->names);
+
+  if (copy == NULL)
+    return NULL;
+  *copy = *entry;
+  copy->names = (uint64_t *) (copy + 1);
+  copy->name_count = 0;
+  return copy;
+}
+
+void
+set_entry_free (struct set_entry *entry)
+{
+  free (entry);
+}
+
 void
 epoch_queue_init (struct epoch_queue *queue)
 {
@@ -132,21 +153,40 @@ epoch_queue_note_damage (struct epoch_queue *queue,
   return false;
 }
 
-void
-epoch_queue_drop (struct epoch_queue *queue, uint64_t through)
+/* Take those of epochs up to THROUGH out: a list by .next. */
+static struct set_entry *
+take_out_locked (struct epoch_queue *queue, uint64_t through)
 {
-  HOLD_LOCK (&queue->lock);
-  struct set_entry *entry;
+  struct set_entry *first = queue->head.next, *entry, *last = NULL;
 
-  while ((entry = queue->head.next) != &queue->head
-         && entry->epoch <= through) {
-    queue->head.next = entry->next;
-    entry->next->previous = &queue->head;
+  for (entry = first; entry != &queue->head && entry->epoch <= through;
+       entry = entry->next) {
     queue->dirty_bytes -= entry->dirty_bytes;
     queue->space_bytes -= entry->space_bytes;
     queue->count--;
-    free (entry->names);
-    free (entry);
+    last = entry;
+  }
+  if (last == NULL)
+    return NULL;
+  queue->head.next = entry;
+  entry->previous = &queue->head;
+  last->next = NULL;
+  return first;
+}
+
+void
+epoch_queue_drop (struct epoch_queue *queue, uint64_t through)
+{
+  struct set_entry *entry, *next;
+
+  {
+    HOLD_LOCK (&queue->lock);
+    entry = take_out_locked (queue, through);
+  }
+  /* They may be many, and whoever flushes needs the lock. */
+  for (; entry; entry = next) {
+    next = entry->next;
+    set_entry_free (entry);
   }
 }
 

@@ -29,7 +29,7 @@ struct set_entry {
   uint64_t space_bytes;         /* of the segment that the dirty ones take */
   uint64_t since_ms;            /* when its first record came */
   uint64_t *names;              /* extent_name of the dirty ones and of those
-                                 * that say "lost"; from malloc */
+                                 * that say "lost" */
   uint32_t name_count;
   bool damaged;                 /* found so, and reported */
 };
@@ -45,7 +45,13 @@ struct epoch_queue {
 extern void epoch_queue_init (struct epoch_queue *queue);
 extern void epoch_queue_destroy (struct epoch_queue *queue);
 
-/* The queue owns ENTRY (from malloc) from now on, with its names. */
+/* A copy of ENTRY, in no queue and without names, and with room for so many.
+ * NULL: out of memory. */
+extern struct set_entry *set_entry_new (const struct set_entry *entry,
+                                        uint32_t max_names);
+extern void set_entry_free (struct set_entry *entry);
+
+/* The queue owns ENTRY, from set_entry_new, from now on. */
 extern void epoch_queue_add (struct epoch_queue *queue,
                              struct set_entry *entry);
 

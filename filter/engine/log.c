@@ -32,7 +32,7 @@
 struct open_segment {
   struct open_segment *next;    /* head's list; current first */
   struct segment *segment;
-  _Atomic uint32_t in_flight;   /* reservations not yet released */
+  uint32_t in_flight;           /* reservations not yet released */
   uint32_t data_end, set_end;
   uint32_t reserved_bytes;
   uint32_t sets;                /* on media */
@@ -48,13 +48,18 @@ struct open_segment {
   /* The open set. */
   uint32_t count;
   uint64_t epoch;
-  struct set_entry *entry;      /* its place in the queue, if it is dirty */
+  struct set_entry dirty;       /* of its dirty records, if there are any; the
+                                 * rest is known when it is closed */
   _Alignas (64) uint8_t records[SET_MAX_BYTES];
 };
 
 struct head {
   _Alignas (64) pthread_mutex_t lock;
+  bool locked;                  /* lock; so that _locked can assert it */
   struct open_segment *segments;        /* lock; current one first */
+  /* False: there is neither a reservation nor an open set, so whoever appends
+   * next reads the epoch later than this was read.  Changed under lock. */
+  _Atomic bool active;
   pthread_mutex_t refill;       /* held while a new segment is fetched */
 };
 
@@ -136,9 +141,6 @@ log_free (struct log *log)
 
     while ((open = head->segments) != NULL) {
       head->segments = open->next;
-      if (open->entry)
-        free (open->entry->names);
-      free (open->entry);
       free (open);
     }
     pthread_mutex_destroy (&head->lock);
@@ -163,21 +165,43 @@ assert_held (pthread_mutex_t *lock)
   (void) lock;
 }
 
+static inline struct head *
+head_lock (struct head *head)
+{
+  mutex_lock (&head->lock);
+  head->locked = true;
+  return head;
+}
+
+static inline void
+head_unlock (struct head **head)
+{
+  (*head)->locked = false;
+  mutex_unlock (&(*head)->lock);
+}
+
+/* As HOLD_LOCK. */
+#define HOLD_HEAD(which)                                                \
+  __attribute__ ((cleanup (head_unlock), unused))                       \
+  struct head *HOLD_LOCK_NAME (__LINE__) = head_lock (which)
+
 /* --- sets ------------------------------------------------------------- */
 
-/* Name the records of the open set in its entry. */
-static int
-name_records (const struct log *log, const struct open_segment *open)
+/* What the queue is told about the open set, which has dirty records: names, but
+ * for those of clean ones. */
+static struct set_entry *
+describe_set (const struct log *log, const struct open_segment *open)
 {
   const uint64_t base = segment_at (log->options.superblock,
                                     open->segment->id);
-  struct set_entry *entry = open->entry;
+  struct set_entry *entry = set_entry_new (&open->dirty, open->count);
 
-  free (entry->names);          /* of an attempt before this one */
-  entry->name_count = 0;
-  entry->names = malloc (open->count * sizeof *entry->names);
-  if (entry->names == NULL)
-    return -ENOMEM;
+  if (entry == NULL)
+    return NULL;
+  entry->epoch = open->epoch;
+  entry->segment = open->segment->id;
+  entry->end = open->set_end;
+  entry->ordinal = open->sets;
   for (uint32_t i = 0; i < open->count; i++) {
     struct media_record media;
 
@@ -187,7 +211,7 @@ name_records (const struct log *log, const struct open_segment *open)
         record_name (media.kind, base + le32_get (media.place),
                      le64_get (media.sequence));
   }
-  return 0;
+  return entry;
 }
 
 /* The header tells of sets on media only. */
@@ -229,21 +253,16 @@ close_set_locked (struct log *log, struct head *head,
     .durable_sets = le32_of (pmem->ordered ? open->sets
                              : open->durable_sets),
   };
+  struct set_entry *entry = NULL;
   int r;
 
-  assert_held (&head->lock);
+  assert (head->locked);
   assert (open->count > 0);
   memset (buf + used, 0, bytes - used);
   memcpy (buf + bytes - sizeof header, &header, sizeof header);
   header.checksum = le64_of (XXH3_64bits_withSeed
                              (buf, bytes, log->options.superblock->instance));
   memcpy (buf + bytes - sizeof header, &header, sizeof header);
-
-  if (open->entry) {
-    r = name_records (log, open);
-    if (r < 0)
-      return r;
-  }
 
   /* Where a fence does not order stores, the set may reach media before
    * the data it speaks of.  Replay finds that out by the data's checksums; with
@@ -252,6 +271,12 @@ close_set_locked (struct log *log, struct head *head,
     r = pmem_sync (pmem);
     if (r < 0)
       return r;
+  }
+
+  if (open->dirty.records > 0) {
+    entry = describe_set (log, open);
+    if (entry == NULL)
+      return -ENOMEM;
   }
 
   /* Crash before the fence: the set is torn and is the end of this
@@ -263,6 +288,7 @@ close_set_locked (struct log *log, struct head *head,
     r = pmem_fence (pmem);
   if (r < 0) {
     stats_add (log->options.stats, STAT_media_errors, 1);
+    set_entry_free (entry);
     open->refused = true;
     return r;
   }
@@ -270,11 +296,9 @@ close_set_locked (struct log *log, struct head *head,
   stats_add (log->options.stats, STAT_sets_written, 1);
   open->refused = false;
   note_sequence (open);
-  if (open->entry) {
-    open->entry->end = open->set_end;
-    open->entry->ordinal = open->sets;
-    epoch_queue_add (log->options.queue, open->entry);
-    open->entry = NULL;
+  if (entry) {
+    epoch_queue_add (log->options.queue, entry);
+    open->dirty.records = 0;
     open->epoch_max = open->epoch;
   }
   open->reserved_bytes -= open->count * RECORD_ROOM;
@@ -303,21 +327,36 @@ encode_record (const struct log *log, const struct open_segment *open,
   }
 }
 
+static void
+count_dirty (struct set_entry *dirty, const struct record *record)
+{
+  if (dirty->records++ == 0)
+    *dirty = (struct set_entry) { .records = 1, .since_ms = coarse_now_ms () };
+  dirty->dirty_bytes += record->range.length;
+  dirty->space_bytes += record_space (record);
+}
+
+/* Unused room is lost: it is little, and the segment may have been left by its
+ * head already. */
+static void
+give_back_locked (struct reservation *res)
+{
+  assert (res->head->locked);
+  res->open->reserved_bytes -= res->records * RECORD_ROOM;
+  res->open->in_flight--;
+}
+
 int
 log_append_locked (struct log *log, struct reservation *res,
                    struct record *records, unsigned count)
 {
   struct head *head = res->head;
   struct open_segment *open = res->open;
-  bool dirty = false;
   uint64_t sequence, epoch;
   int r;
 
   assert (count > 0 && count <= res->records);
-  for (unsigned i = 0; i < count; i++)
-    dirty |= !records[i].clean;
-
-  HOLD_LOCK (&head->lock);
+  HOLD_HEAD (head);
   /* Read under the lock: log_flush advances the epoch before it takes the
    * lock, so either it sees these records, or they see its epoch. */
   epoch = atomic_load (&log->epoch);
@@ -329,14 +368,6 @@ log_append_locked (struct log *log, struct reservation *res,
     if (r < 0)
       return r;
   }
-  if (dirty && open->entry == NULL) {
-    open->entry = calloc (1, sizeof *open->entry);
-    if (open->entry == NULL)
-      return -ENOMEM;
-    open->entry->epoch = epoch;
-    open->entry->segment = open->segment->id;
-    open->entry->since_ms = now_ms ();
-  }
 
   /* Nothing fails from here on. */
   sequence = atomic_fetch_add (&log->sequence, count);
@@ -347,14 +378,17 @@ log_append_locked (struct log *log, struct reservation *res,
     encode_record (log, open, &records[i], &media);
     memcpy (open->records + open->count * sizeof media, &media, sizeof media);
     open->count++;
-    if (!records[i].clean) {
-      open->entry->records++;
-      open->entry->dirty_bytes += records[i].range.length;
-      open->entry->space_bytes += record_space (&records[i]);
-    }
+    if (!records[i].clean)
+      count_dirty (&open->dirty, &records[i]);
   }
   open->epoch = epoch;
   res->records -= count;
+  /* Whoever waits for the last one to leave a retired segment has to be
+   * told, and not by one who holds so many locks. */
+  if (res->ends_with_append && !open->retired) {
+    give_back_locked (res);
+    res->open = NULL;
+  }
   return 0;
 }
 
@@ -402,7 +436,7 @@ take_locked (struct head *head, uint32_t data_bytes, unsigned records,
   struct open_segment *open = head->segments;
   const uint64_t room = data_bytes + (uint64_t) records * RECORD_ROOM;
 
-  assert_held (&head->lock);
+  assert (head->locked);
   /* What goes to a set that its place refuses has to move again, and what
    * moves cannot. */
   if (open == NULL || open->retired || open->refused
@@ -417,7 +451,9 @@ take_locked (struct head *head, uint32_t data_bytes, unsigned records,
   };
   open->data_end += data_bytes;
   open->reserved_bytes += records * RECORD_ROOM;
-  atomic_fetch_add (&open->in_flight, 1);
+  open->in_flight++;
+  if (!atomic_load_explicit (&head->active, memory_order_relaxed))
+    atomic_store (&head->active, true);
   return true;
 }
 
@@ -425,7 +461,7 @@ static bool
 try_take (struct log *log, struct head *head, uint32_t data_bytes,
           unsigned records, struct reservation *res)
 {
-  HOLD_LOCK (&head->lock);
+  HOLD_HEAD (head);
 
   return take_locked (head, data_bytes, records, log, res);
 }
@@ -464,7 +500,7 @@ refill (struct log *log, struct head *head, enum log_purpose purpose,
      * let go of it. */
     if (purpose != LOG_OPTIONAL && !MUTATION (T13_IDLE_HEADS)) {
       {
-        HOLD_LOCK (&head->lock);
+        HOLD_HEAD (head);
         retire_locked (log, head->segments);
       }
       if (log->options.on_retired)
@@ -478,7 +514,7 @@ refill (struct log *log, struct head *head, enum log_purpose purpose,
   open->set_end = log->options.superblock->geometry.segment_size;
 
   {
-    HOLD_LOCK (&head->lock);
+    HOLD_HEAD (head);
     retire_locked (log, head->segments);
     open->next = head->segments;
     head->segments = open;
@@ -525,15 +561,17 @@ log_reserve (struct log *log, enum log_purpose purpose, uint32_t data_bytes,
 void
 log_release (struct log *log, struct reservation *res)
 {
-  /* Unused room is not given back: it is little, and the segment may have been
-   * left by its head already. */
+  bool last;
+
+  if (res->open == NULL)
+    return;                     /* it has been, by the append */
   {
-    HOLD_LOCK (&res->head->lock);
-    res->open->reserved_bytes -= res->records * RECORD_ROOM;
+    HOLD_HEAD (res->head);
+    give_back_locked (res);
+    last = res->open->retired && res->open->in_flight == 0;
   }
   /* After this the open segment may be gone. */
-  if (atomic_fetch_sub (&res->open->in_flight, 1) == 1
-      && atomic_load (&log->retired) > 0 && log->options.on_retired)
+  if (last && log->options.on_retired)
     log->options.on_retired (log->options.opaque);
 }
 
@@ -544,16 +582,24 @@ log_release (struct log *log, struct reservation *res)
 static int
 close_sets (struct log *log, struct head *head, uint64_t epoch)
 {
-  HOLD_LOCK (&head->lock);
+  bool active = false;
   int error = 0;
 
-  for (struct open_segment *open = head->segments; open; open = open->next)
+  /* The epoch has been advanced before this is read. */
+  if (!atomic_load (&head->active))
+    return 0;
+  HOLD_HEAD (head);
+  for (struct open_segment *open = head->segments; open; open = open->next) {
     if (open->count > 0 && open->epoch <= epoch) {
       int r = close_set_locked (log, head, open);
 
       if (r < 0)
         error = r;
     }
+    active |= open->count > 0 || open->in_flight > 0;
+  }
+  if (!active)
+    atomic_store_explicit (&head->active, false, memory_order_relaxed);
   return error;
 }
 
@@ -563,7 +609,7 @@ note_sync (struct log *log, bool synced)
 {
   for (unsigned i = 0; i < log->head_count; i++) {
     struct head *head = &log->heads[i];
-    HOLD_LOCK (&head->lock);
+    HOLD_HEAD (head);
 
     for (struct open_segment *open = head->segments; open; open = open->next) {
       if (synced)
@@ -678,7 +724,7 @@ log_close_distrusted (struct log *log)
 static int
 close_own_set (struct log *log, struct reservation *res, bool *moved)
 {
-  HOLD_LOCK (&res->head->lock);
+  HOLD_HEAD (res->head);
 
   if (res->open->count > 0)
     return close_set_locked (log, res->head, res->open);
@@ -780,7 +826,7 @@ decode_open (const struct log *log, const struct open_segment *open,
 static bool
 take_refused (struct log *log, struct head *head, struct refused_set *set)
 {
-  HOLD_LOCK (&head->lock);
+  HOLD_HEAD (head);
   struct open_segment *open;
 
   for (open = head->segments; open; open = open->next)
@@ -790,7 +836,7 @@ take_refused (struct log *log, struct head *head, struct refused_set *set)
     return false;
   retire_locked (log, open);
   open->abandoned = true;
-  atomic_fetch_add (&open->in_flight, 1);       /* it must not go away */
+  open->in_flight++;            /* it must not go away */
   set->head = head;
   set->open = open;
   set->segment = open->segment->id;
@@ -823,24 +869,21 @@ log_end_refused (struct log *log, struct refused_set *set, bool moved)
   struct open_segment *open = set->open;
 
   {
-    HOLD_LOCK (&set->head->lock);
+    HOLD_HEAD (set->head);
     /* No more came, but the place may have taken it after all meanwhile: then its
      * records are there twice, and the newer ones say the same. */
     if (moved && open->count > 0) {
       assert (open->count == set->count);
       open->reserved_bytes -= open->count * RECORD_ROOM;
       open->count = 0;
-      if (open->entry)
-        free (open->entry->names);
-      free (open->entry);
-      open->entry = NULL;
+      open->dirty.records = 0;
       open->refused = false;
     }
     if (moved)
       atomic_fetch_add (&log->moves, 1);
     /* Whoever still has a reservation in it finds the bad place again. */
     open->abandoned = moved;
-    atomic_fetch_sub (&open->in_flight, 1);
+    open->in_flight--;
   }
   mutex_unlock (&log->moving);
 }
@@ -852,12 +895,12 @@ log_end_refused (struct log *log, struct refused_set *set, bool moved)
 static struct open_segment *
 take_retired (struct log *log, struct head *head, int *error)
 {
-  HOLD_LOCK (&head->lock);
+  HOLD_HEAD (head);
   struct open_segment **link, *open;
 
   for (link = &head->segments; (open = *link) != NULL; link = &open->next) {
     if (!open->retired || open->passed_over
-        || atomic_load (&open->in_flight) > 0)
+        || open->in_flight > 0)
       continue;
     if (open->count > 0) {
       int r = close_set_locked (log, head, open);
@@ -877,7 +920,7 @@ take_retired (struct log *log, struct head *head, int *error)
 static void
 put_back (struct head *head, struct open_segment *open)
 {
-  HOLD_LOCK (&head->lock);
+  HOLD_HEAD (head);
   struct open_segment **link = &head->segments;
 
   while (*link)
@@ -890,7 +933,7 @@ put_back (struct head *head, struct open_segment *open)
 static void
 pass_over_none (struct head *head)
 {
-  HOLD_LOCK (&head->lock);
+  HOLD_HEAD (head);
 
   for (struct open_segment *open = head->segments; open; open = open->next)
     open->passed_over = false;
@@ -958,7 +1001,7 @@ void
 log_retire_segment (struct log *log, uint32_t id)
 {
   for (unsigned i = 0; i < log->head_count; i++) {
-    HOLD_LOCK (&log->heads[i].lock);
+    HOLD_HEAD (&log->heads[i]);
 
     for (struct open_segment *open = log->heads[i].segments; open;
          open = open->next)
@@ -971,11 +1014,11 @@ void
 log_retire_heads (struct log *log)
 {
   for (unsigned i = 0; i < log->head_count; i++) {
-    HOLD_LOCK (&log->heads[i].lock);
+    HOLD_HEAD (&log->heads[i]);
     struct open_segment *open = log->heads[i].segments;
 
     if (open && (open->sets > 0 || open->count > 0
-                 || atomic_load (&open->in_flight) > 0))
+                 || open->in_flight > 0))
       retire_locked (log, open);
   }
 }
@@ -984,7 +1027,7 @@ bool
 log_find_open (struct log *log, uint64_t at, bool *clean)
 {
   for (unsigned i = 0; i < log->head_count; i++) {
-    HOLD_LOCK (&log->heads[i].lock);
+    HOLD_HEAD (&log->heads[i]);
 
     for (struct open_segment *open = log->heads[i].segments; open;
          open = open->next) {
@@ -1011,13 +1054,13 @@ log_dirty (struct log *log)
   struct log_dirty sum = { 0 };
 
   for (unsigned i = 0; i < log->head_count; i++) {
-    HOLD_LOCK (&log->heads[i].lock);
+    HOLD_HEAD (&log->heads[i]);
 
     for (struct open_segment *open = log->heads[i].segments; open;
          open = open->next)
-      if (open->entry) {
-        sum.bytes += open->entry->dirty_bytes;
-        sum.space += open->entry->space_bytes;
+      if (open->dirty.records > 0) {
+        sum.bytes += open->dirty.dirty_bytes;
+        sum.space += open->dirty.space_bytes;
       }
   }
   return sum;
@@ -1034,15 +1077,15 @@ is_evictable_when_sealed (const struct open_segment *open,
                           uint64_t written_back)
 {
   return open->retired && !open->passed_over && !open->refused
-    && open->entry == NULL && open->epoch_max <= written_back
-    && atomic_load (&open->in_flight) == 0;
+    && open->dirty.records == 0 && open->epoch_max <= written_back
+    && open->in_flight == 0;
 }
 
 bool
 log_has_evictable_retired (struct log *log, uint64_t written_back)
 {
   for (unsigned i = 0; i < log->head_count; i++) {
-    HOLD_LOCK (&log->heads[i].lock);
+    HOLD_HEAD (&log->heads[i]);
 
     for (struct open_segment *open = log->heads[i].segments; open;
          open = open->next)
@@ -1058,13 +1101,16 @@ log_oldest_open_set (struct log *log, struct set_entry *oldest)
   bool found = false;
 
   for (unsigned i = 0; i < log->head_count; i++) {
-    HOLD_LOCK (&log->heads[i].lock);
+    HOLD_HEAD (&log->heads[i]);
 
     for (struct open_segment *open = log->heads[i].segments; open;
          open = open->next)
-      if (open->entry && (!found || open->entry->since_ms < oldest->since_ms)) {
+      if (open->dirty.records > 0
+          && (!found || open->dirty.since_ms < oldest->since_ms)) {
         found = true;
-        *oldest = *open->entry;
+        *oldest = open->dirty;
+        oldest->epoch = open->epoch;
+        oldest->segment = open->segment->id;
         oldest->end = open->set_end;
       }
   }
@@ -1092,7 +1138,7 @@ bool
 log_head_position (struct log *log, unsigned i, uint32_t *segment,
                    uint32_t *offset)
 {
-  HOLD_LOCK (&log->heads[i].lock);
+  HOLD_HEAD (&log->heads[i]);
   const struct open_segment *open = log->heads[i].segments;
 
   if (open == NULL || open->retired)

@@ -81,6 +81,9 @@ struct reservation {
   uint64_t at;                  /* on the device: DATA_BYTES of each record,
                                  * one after another */
   unsigned records;
+  bool ends_with_append;        /* the caller's, false at first: the append that
+                                 * succeeds releases it, too, if it can.  Then
+                                 * neither commit nor persist. */
 };
 
 /* 0; -EAGAIN when there is no room at present; another -errno when there

@@ -303,8 +303,10 @@ complete_fill (struct engine *engine, struct fill *fill, const uint8_t *buf)
   count = records_cut (engine, range, true, records, &data_bytes);
   r = log_reserve (engine->log, LOG_OPTIONAL, data_bytes, count, &res);
   reserved = r == 0;
-  if (reserved)
+  if (reserved) {
+    res.ends_with_append = true;
     r = records_store (engine, buf, range, records, count, res.at);
+  }
   else
     stats_add (engine->stats, STAT_fills_skipped, 1);
 

@@ -416,21 +416,16 @@ note_dirty (struct replay *rec, const struct run *run)
 
   if (set->epoch <= rec->written_back)
     return 0;
-  entry = calloc (1, sizeof *entry);
-  if (entry == NULL)
-    return -ENOMEM;
-  *entry = (struct set_entry) {
+  const struct set_entry head = {
     .epoch = set->epoch,
     .segment = run->sets.finding->segment->id,
     .end = set->end,
     .ordinal = set->ordinal,
-    .since_ms = now_ms (),
+    .since_ms = coarse_now_ms (),
   };
-  entry->names = malloc (set->count * sizeof *entry->names);
-  if (entry->names == NULL) {
-    free (entry);
+  entry = set_entry_new (&head, set->count);
+  if (entry == NULL)
     return -ENOMEM;
-  }
   for (uint32_t i = 0; i < set->count; i++) {
     const struct record *record = &set->record[i];
 
@@ -445,10 +440,8 @@ note_dirty (struct replay *rec, const struct run *run)
   }
   if (entry->records > 0)
     epoch_queue_add (&rec->engine->queue, entry);
-  else {
-    free (entry->names);
-    free (entry);
-  }
+  else
+    set_entry_free (entry);
   return 0;
 }
 

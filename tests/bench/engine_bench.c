@@ -10,6 +10,8 @@
 #include <config.h>
 
 #include <getopt.h>
+#include <limits.h>
+#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -73,6 +75,25 @@ number (const char *option, const char *value, uint64_t least, uint64_t most)
   if (!parse_size (value, &n) || n < least || n > most)
     wrong (option, value);
   return n;
+}
+
+/* A process that has run for a while has its heap: it does not ask the kernel for
+ * another page at every other request. */
+static void
+grow_heap (void)
+{
+  enum { PIECES = 16, PIECE = 8 << 20 };
+  char *heap[PIECES];
+
+  must (mallopt (M_ARENA_MAX, 1) && mallopt (M_TRIM_THRESHOLD, INT_MAX)
+        && mallopt (M_MMAP_THRESHOLD, 32 << 20), "mallopt");
+  for (unsigned i = 0; i < PIECES; i++) {
+    heap[i] = malloc (PIECE);
+    must (heap[i] != NULL, "malloc");
+    memset (heap[i], 1, PIECE);
+  }
+  for (unsigned i = 0; i < PIECES; i++)
+    free (heap[i]);
 }
 
 /* --- one workload --------------------------------------------------------- */
@@ -224,6 +245,7 @@ main (int argc, char *argv[])
   }
   if (custom.working_set < (uint64_t) custom.block * custom.threads)
     wrong ("working-set", "smaller than a block for each thread");
+  grow_heap ();
   bench.results = results_new (choice.only, choice.pairs);
   if (choice.custom)
     run_custom ();
