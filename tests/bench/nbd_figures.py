@@ -1,0 +1,302 @@
+# SPDX-License-Identifier: BSD-3-Clause
+
+"""Figures with nbdkit: fio's nbd engine, or nbdcopy, over a unix socket.
+
+Each is a ratio of requests a second.  Both servers of a figure run all the
+time and are loaded in turn, A B A B.  All of both disks was written before.  fio
+has one connection (one thread of its own), the servers nbdkit's default of 16
+threads.
+
+The cache has default settings: data checksums, write-back in strict order
+after 5 seconds, eviction from 70 percent.  It lies over the file plugin, and
+the file on the disk of TMPDIR.  A round of pairs takes less than those 5
+seconds, and after it all is written back, outside of the time: else what the
+measured side left dirty would be written back while the reference is measured,
+on the same processors.  So what is compared is what a client waits for, not
+what write-back costs later; nbd-writeback (no target) has it going all the
+time.
+
+The cache device is a file in /dev/shm taken for persistent memory
+(PMEM_IS_PMEM_FORCE=1), for nbd-fsync-file an ordinary file on the disk.
+
+fio takes about half of the processor time that is used with the memory plugin
+(the results have it, as client and server microseconds a request), and with two
+processors is near their limit together with it.  So the ratios say what a client
+sees, and a server that took twice the time would show as less than that.  The
+ratio of the servers' own processor time hides nothing: it is printed as FIGURE
+<name>-server-cpu, lower is better."""
+
+import os
+import shutil
+import statistics
+import tempfile
+
+from nbd_stand import (BenchError, Server, Side, fill, fio, fio_options,
+                       nbdcopy)
+
+MIB = 1 << 20
+DELAY = "5ms"
+
+
+class Sizes:
+    """A server is loaded for SECONDS at a time.  A round, after which all is
+    written back, has so many pairs.  The rest is MiB.  IN_TURN: else at once,
+    which is no measurement."""
+
+    def __init__(self, rounds, pairs_of_round, seconds, disk, cache, copy,
+                 copy_cache, in_turn=True):
+        self.rounds, self.pairs_of_round = rounds, pairs_of_round
+        self.seconds = seconds
+        self.disk, self.cache = disk * MIB, cache * MIB
+        self.copy, self.copy_cache = copy * MIB, copy_cache * MIB
+        self.in_turn = in_turn
+
+
+SIZES = {
+    "full": Sizes(7, 1, 1.0, 256, 2048, 1024, 3072),
+    "quick": Sizes(1, 5, 0.09, 64, 512, 128, 1024),
+    "smoke": Sizes(1, 1, 0.01, 4, 128, 4, 128, in_turn=False),
+}
+
+
+def memory(bench, size):
+    """The plugin that does least."""
+    return Server(bench.tools, bench.scratch, bench.new_name("memory"),
+                  ["memory", str(size)])
+
+
+def plain_file(bench, size):
+    return Server(bench.tools, bench.scratch, bench.new_name("file"),
+                  ["file", bench.new_disk(size)])
+
+
+def overlay(which):
+    """nbdkit's own filters keep what is written in a file of theirs: in
+    memory here, as our cache device is."""
+    def make(bench, size):
+        arguments = ["--filter=" + which, "file", bench.new_disk(size)]
+        if which == "cache":
+            arguments.append("cache=writeback")
+        return Server(bench.tools, bench.scratch, bench.new_name(which),
+                      arguments, overlays=bench.memory)
+    return make
+
+
+def pcache(pmem=True, filters=(), parameters=()):
+    """What is still dirty at the end goes with the files."""
+    def make(bench, size):
+        name = bench.new_name("pcache")
+        device = os.path.join(bench.memory if pmem else bench.scratch,
+                              name + ".device")
+        cache = (bench.sizes.copy_cache if size == bench.sizes.copy
+                 else bench.sizes.cache)
+        return Server(
+            bench.tools, bench.scratch, name,
+            ["--filter=pcache", *("--filter=" + f for f in filters), "file",
+             bench.new_disk(size), "pmem=" + device, "pmem-size=%d" % cache,
+             "pcache-on-exit=keep", *parameters],
+            control=True, pmem=pmem)
+    return make
+
+
+over_file = pcache()
+on_disk = pcache(pmem=False)
+over_slow = pcache(filters=["delay"],
+                   parameters=["delay-read=" + DELAY, "delay-write=" + DELAY])
+# Dirty data is written back at once, so always.
+busy = pcache(parameters=["pcache-writeback-delay=0"])
+cache_filter = overlay("cache")
+cow_filter = overlay("cow")
+
+
+class Bench:
+    """Where the figures are measured.  TOOLS: paths of programs."""
+
+    def __init__(self, tools, mode):
+        self.tools = tools
+        self.sizes = SIZES[mode]
+        self.servers = {}       # (maker, size): Server
+        self.names = 0
+        self.scratch = self.memory = None
+
+    def __enter__(self):
+        self.scratch = tempfile.mkdtemp(prefix="pcache-bench.")
+        self.memory = tempfile.mkdtemp(prefix="pcache-bench.", dir="/dev/shm")
+        return self
+
+    def __exit__(self, *exception):
+        self.use([], 0)
+        shutil.rmtree(self.scratch)
+        shutil.rmtree(self.memory)
+
+    def new_name(self, kind):
+        self.names += 1
+        return "%s-%d" % (kind, self.names)
+
+    def new_disk(self, size):
+        path = os.path.join(self.scratch, self.new_name("disk"))
+        with open(path, "wb") as f:
+            f.truncate(size)
+        return path
+
+    def use(self, makers, size):
+        """Servers made by MAKERS, their disks filled; others are ended."""
+        wanted = [(maker, size) for maker in makers]
+        for key in [key for key in self.servers if key not in wanted]:
+            self.servers.pop(key).end()
+        if not self.servers:
+            self.clear()
+        new = [key for key in wanted if key not in self.servers]
+        for key in new:
+            self.servers[key] = key[0](self, size)
+        if new:
+            fill(self.tools, [self.servers[key] for key in new], size)
+        return [self.servers[key] for key in wanted]
+
+    def clear(self):
+        for directory in (self.scratch, self.memory):
+            for name in os.listdir(directory):
+                os.unlink(os.path.join(directory, name))
+
+
+class Figure:
+    """WORKLOADS: (name, pattern of fio), measured one after the other; if
+    there are several, what is compared is the time of one request of each, and
+    each has a result of its own, too, without a target."""
+
+    size = "disk"
+
+    def __init__(self, name, target, about, reference, measured, workloads,
+                 depth, extra=()):
+        self.name, self.target, self.about = name, target, about
+        self.reference, self.measured = reference, measured
+        self.workloads, self.depth, self.extra = workloads, depth, extra
+
+    def names(self):
+        if len(self.workloads) == 1:
+            return [self.name]
+        return [self.name] + ["%s-%s" % (self.name, kind)
+                              for kind, _ in self.workloads]
+
+    def run(self, bench):
+        """Results, in the form of run-bench."""
+        servers = bench.use([self.reference, self.measured],
+                            getattr(bench.sizes, self.size))
+        pairs = [[Side(server) for server in servers] for _ in self.workloads]
+        for _ in range(bench.sizes.rounds):
+            for (_, pattern), sides in zip(self.workloads, pairs):
+                self.load(bench, sides, pattern)
+            for server in servers:
+                server.drain()
+        results = [self.result(self.name, self.target, pairs)]
+        if len(pairs) > 1:
+            results += [self.result(name, None, [sides]) for name, sides
+                        in zip(self.names()[1:], pairs)]
+        return results
+
+    def load(self, bench, sides, pattern):
+        fio(bench.tools, sides,
+            fio_options(bench.sizes.disk, pattern, self.depth, self.extra),
+            bench.sizes.seconds, bench.sizes.pairs_of_round,
+            bench.sizes.in_turn)
+
+    def result(self, name, target, pairs):
+        """PAIRS: of Sides, one for each workload."""
+        reference, measured = (
+            [len(pairs) / sum(1 / speed for speed in of_pair)
+             for of_pair in zip(*(sides[i].speeds for sides in pairs))]
+            for i in (0, 1))
+        ratios = [m / r for m, r in zip(measured, reference)]
+        figure = {
+            "name": name, "about": self.about,
+            "median": statistics.median(ratios),
+            "min": min(ratios), "max": max(ratios),
+            "higher_is_better": True, "unit": "requests/s",
+            "reference": reference, "measured": measured,
+        }
+        if target:
+            figure["target"] = target
+        for i, side in enumerate(("reference", "measured")):
+            for who in "server_us", "client_us":
+                figure["%s_%s" % (side, who)] = sum(
+                    getattr(sides[i], who)() for sides in pairs) / len(pairs)
+        return figure
+
+
+class Copy(Figure):
+    """nbdcopy of a file in memory, with its 4 connections, and a flush."""
+
+    size = "copy"
+
+    def load(self, bench, sides, pattern):
+        source = os.path.join(bench.memory, "source")
+        if not os.path.exists(source):
+            with open(source, "wb") as f:
+                for _ in range(bench.sizes.copy // MIB):
+                    f.write(os.urandom(MIB))
+        for _ in range(bench.sizes.pairs_of_round):
+            for side in sides:
+                nbdcopy(bench.tools, side, source)
+
+
+WRITE, READ = ("write", "randwrite"), ("read", "randread")
+MIXED = ("mixed", "randrw")
+
+# Those with the same servers one after the other.
+FIGURES = [
+    Figure("nbd-randwrite-4k-qd16", 0.95,
+           "random 4K writes, depth 16 / memory plugin",
+           memory, over_file, [WRITE], 16),
+    Figure("nbd-randread-4k-qd16", 0.95,
+           "random 4K hits, depth 16 / memory plugin",
+           memory, over_file, [READ], 16),
+    Figure("nbd-qd1", 0.95,
+           "random 4K writes and as many hits, depth 1 / memory plugin",
+           memory, over_file, [WRITE, READ], 1),
+    Figure("nbd-vs-cow", 3.0,
+           "random 4K writes, depth 16 / filter cow over the same file",
+           cow_filter, over_file, [WRITE], 16),
+    Figure("nbd-vs-cache", 3.0,
+           "random 4K writes, depth 16 / filter cache over the same file",
+           cache_filter, over_file, [WRITE], 16),
+    Figure("nbd-fsync-pmem", 3.0,
+           "random 4K write + fsync, device in memory / file plugin on disk",
+           plain_file, over_file, [WRITE], 1, ["--fsync=1"]),
+    Figure("nbd-fsync-file", 1.0,
+           "random 4K write + fsync, device a file on disk / file plugin there",
+           plain_file, on_disk, [WRITE], 1, ["--fsync=1"]),
+    Figure("nbd-slow", 0.90,
+           "4K writes and re-reads, depth 16, plugin delayed by %s / memory "
+           "plugin" % DELAY,
+           memory, over_slow, [MIXED], 16, ["--rwmixread=50"]),
+    Figure("nbd-writeback", None,
+           "random 4K writes, depth 16, written back at once / memory plugin",
+           memory, busy, [WRITE], 16),
+    Copy("nbd-copy", 0.85, "nbdcopy in and flush / memory plugin",
+         memory, over_file, [("copy", None)], 0),
+]
+
+
+def missing(tools):
+    """What is not there, in words, or None."""
+    absent = [name for name in ("fio", "nbdcopy", "nbdkit", "pcachectl")
+              if not shutil.which(getattr(tools, name))]
+    if not absent:
+        return None
+    return "%s not found (Debian: fio, libnbd-bin)" % ", ".join(absent)
+
+
+def names():
+    return [name for figure in FIGURES for name in figure.names()]
+
+
+def measure(tools, mode, wanted):
+    """Yield the results of those of the figures that are WANTED."""
+    with Bench(tools, mode) as bench:
+        for figure in FIGURES:
+            if wanted.intersection(figure.names()):
+                yield from (result for result in figure.run(bench)
+                            if result["name"] in wanted)
+
+
+__all__ = ["BenchError", "measure", "missing", "names"]
