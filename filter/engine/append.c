@@ -70,6 +70,7 @@ finish (struct append *append, struct reservation *res)
     return engine_commit (append->engine, res);
   if (append->persist && !MUTATION (THROUGH_UNDURABLE))
     return engine_persist (append->engine, res);
+  log_expect_flush (append->engine->log, res);
   log_release (append->engine->log, res);
   return 0;
 }

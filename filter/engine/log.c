@@ -753,6 +753,17 @@ share_sync (struct log *log)
   return 0;
 }
 
+void
+log_expect_flush (struct log *log, struct reservation *res)
+{
+  bool moved;
+
+  /* Without checksums the data would have to be there first.  If it fails, the set
+   * stays open, for the flush to find. */
+  if (log->options.data_crc && pmem_sync_is_near (log->options.pmem))
+    (void) close_own_set (log, res, &moved);
+}
+
 int
 log_persist (struct log *log, struct reservation *res)
 {

@@ -105,6 +105,9 @@ extern int log_append_locked (struct log *log,
 extern int log_commit (struct log *log, struct reservation *reservation);
 /* The same, and the epoch goes on. */
 extern int log_persist (struct log *log, struct reservation *reservation);
+/* If a flush is to be expected soon, leave it less to do: the open set of this
+ * reservation is written already.  Nothing is promised. */
+extern void log_expect_flush (struct log *log, struct reservation *reservation);
 extern void log_release (struct log *log, struct reservation *reservation);
 
 /* Everything appended before the call is durable when it returns 0. */

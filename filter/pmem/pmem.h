@@ -35,6 +35,8 @@ struct pmem_ops {
   int (*copy) (struct pmem *, uint64_t at, const void *from, size_t length);
   int (*fence) (struct pmem *);
   int (*sync) (struct pmem *);
+  /* NULL: it never is. */
+  bool (*sync_is_near) (struct pmem *);
   /* NULL: a sync never fails. */
   bool (*trust) (struct pmem *, bool trust);
   int (*make_durable) (struct pmem *, uint64_t at, size_t length);
@@ -75,6 +77,14 @@ static inline int
 pmem_sync (struct pmem *pmem)
 {
   return pmem->ops->sync (pmem);
+}
+
+/* Has every few stores been followed by a sync of late, so that another is to be
+ * expected before long?  What is stored until then begins to be written at once. */
+static inline bool
+pmem_sync_is_near (struct pmem *pmem)
+{
+  return pmem->ops->sync_is_near && pmem->ops->sync_is_near (pmem);
 }
 
 /* TRUST: pmem_sync may succeed again although one has failed.  It then speaks only

@@ -17,12 +17,18 @@
  *   fdatasync           |--- a ---|   |--- b ---|
  *   callers              ^1         ^2  ^3         ^4
  *
- * 1 starts a, 2 starts b, 3 waits for b, 4 has nothing to do. */
+ * 1 starts a, 2 starts b, 3 waits for b, 4 has nothing to do.
+ *
+ * A client that flushes after every write makes two stores, of data and of a record
+ * set, and then waits for the disk.  When that was so the last time, the kernel is
+ * asked to write these stores at once: the disk is at work while the client is
+ * told, and asks for the flush.  That promises nothing. */
 
 #include <config.h>
 
 #include <assert.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -41,6 +47,9 @@
 #include "pmem/pmem.h"
 #include "pmem/pmem_impl.h"
 
+/* Between two syncs, if the second is to be taken for usual. */
+#define FEW_STORES 2
+
 struct pmem_file {
   struct pmem pmem;             /* first */
   struct mapping mapping;       /* read only */
@@ -49,6 +58,7 @@ struct pmem_file {
   bool is_regular;
 
   _Atomic uint64_t stores;      /* completed */
+  _Atomic uint64_t early_until; /* of stores; these are written at once */
 
   pthread_mutex_t lock;
   pthread_cond_t sync_ended;
@@ -142,16 +152,30 @@ file_set_size (int fd, uint64_t from, uint64_t to)
   return r;
 }
 
+static bool
+file_sync_is_near (struct pmem *pmem)
+{
+  struct pmem_file *f = (struct pmem_file *) pmem;
+
+  return atomic_load_explicit (&f->stores, memory_order_relaxed)
+    < atomic_load_explicit (&f->early_until, memory_order_relaxed);
+}
+
 static int
 file_copy (struct pmem *pmem, uint64_t at, const void *from, size_t length)
 {
   struct pmem_file *f = (struct pmem_file *) pmem;
+  const bool early = file_sync_is_near (pmem);
   int r;
 
   assert (at <= pmem->size && length <= pmem->size - at);
   r = file_pwrite (f->fd, from, length, at);
   /* Also after an error: a part may have been stored. */
   atomic_fetch_add (&f->stores, 1);
+  /* If this fails, so does the next fdatasync: the page stays dirty, or the error
+   * noted. */
+  if (early)
+    (void) sync_file_range (f->fd, at, length, SYNC_FILE_RANGE_WRITE);
   return r;
 }
 
@@ -166,8 +190,10 @@ static void
 run_sync_locked (struct pmem_file *f)
 {
   uint64_t covered = atomic_load (&f->stores);
+  const bool few = covered - f->stores_synced <= FEW_STORES;
   int r;
 
+  atomic_store (&f->early_until, few ? covered + FEW_STORES : 0);
   f->sync_running = true;
   mutex_unlock (&f->lock);
   r = file_sync_data (f->fd);
@@ -333,6 +359,7 @@ static const struct pmem_ops file_ops = {
   .copy = file_copy,
   .fence = file_fence,
   .sync = file_sync,
+  .sync_is_near = file_sync_is_near,
   .trust = file_trust,
   .make_durable = file_make_durable,
   .read = file_read,

@@ -768,6 +768,7 @@ restart (struct world *w)
 static void
 track_device (struct world *w)
 {
+  w->device->sync_is_near = !w->device->ordered && w->seed % 2;
   if (w->tracked)
     memory_device_track (w->device, rng_next (&w->rng));
 }

@@ -302,6 +302,12 @@ memory_sync (struct pmem *pmem)
   return 0;
 }
 
+static bool
+memory_sync_is_near (struct pmem *pmem)
+{
+  return device_of (pmem)->sync_is_near;
+}
+
 static int
 memory_make_durable (struct pmem *pmem, uint64_t at, size_t length)
 {
@@ -393,6 +399,7 @@ static const struct pmem_ops memory_ops = {
   .copy = memory_copy,
   .fence = memory_fence,
   .sync = memory_sync,
+  .sync_is_near = memory_sync_is_near,
   .trust = memory_trust,
   .make_durable = memory_make_durable,
   .read = memory_read,

@@ -41,6 +41,7 @@ struct memory_device {
   uint8_t *bytes;
   uint64_t size;
   bool ordered;
+  bool sync_is_near;            /* what pmem_sync_is_near says */
   bool can_resize;              /* pmem_resize works... */
   uint64_t room;                /* ...up to this size; 0: to any */
   uint64_t bad_at, bad_length;  /* reads of this range give -EIO */

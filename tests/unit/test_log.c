@@ -1024,6 +1024,62 @@ keep_sealing (void *opaque)
   return NULL;
 }
 
+/* Append with the hint that a flush may come. */
+static void
+append_expecting (uint64_t start)
+{
+  struct reservation res;
+  struct record record = zero_record (start, false);
+
+  assert_int_equal (log_reserve (f.log, LOG_WRITE, 0, 1, &res), 0);
+  assert_int_equal (log_append_locked (f.log, &res, &record, 1), 0);
+  log_expect_flush (f.log, &res);
+  log_release (f.log, &res);
+}
+
+/* What a write that expects a flush, and the flush, store and sync. */
+static void
+count_around_flush (bool near, bool data_crc, unsigned *early, unsigned *late,
+                    unsigned *syncs)
+{
+  unsigned copies;
+
+  start (8, false, 1, data_crc);
+  append (1);
+  flush ();
+  f.device->sync_is_near = near;
+  f.device->syncs = 0;
+  copies = f.device->copies;
+  append_expecting (2);
+  *early = f.device->copies - copies;
+  assert_int_equal (f.device->syncs, 0);
+  flush ();
+  *late = f.device->copies - copies - *early;
+  *syncs = f.device->syncs;
+  finish ();
+}
+
+static void
+an_expected_flush_has_only_to_sync (void **state)
+{
+  unsigned early, late, syncs;
+
+  count_around_flush (true, true, &early, &late, &syncs);
+  assert_int_equal (early, 1);
+  assert_int_equal (late, 0);
+  assert_int_equal (syncs, 1);
+
+  count_around_flush (false, true, &early, &late, &syncs);
+  assert_int_equal (early, 0);
+  assert_int_equal (late, 1);
+
+  /* A set must not be there before its data, which nobody verifies. */
+  count_around_flush (true, false, &early, &late, &syncs);
+  assert_int_equal (early, 0);
+  assert_int_equal (late, 1);
+  assert_int_equal (syncs, 2);
+}
+
 static void
 concurrent_flushes_cover_what_came_before_them (void **state)
 {
@@ -1078,6 +1134,7 @@ main (int argc, char *argv[])
     cmocka_unit_test (nothing_joins_a_set_that_moves),
     cmocka_unit_test (fua_covers_what_was_moved),
     cmocka_unit_test (a_flush_covers_what_moves_behind_it),
+    cmocka_unit_test (an_expected_flush_has_only_to_sync),
     cmocka_unit_test (concurrent_flushes_cover_what_came_before_them),
   };
 

@@ -411,6 +411,35 @@ stores_are_read_back (void **state)
 }
 
 static void
+sync_after (struct pmem *pmem, unsigned stores)
+{
+  for (unsigned i = 0; i < stores; i++)
+    assert_int_equal (pmem_copy (pmem, i * 4096, "x", 1), 0);
+  assert_int_equal (pmem_sync (pmem), 0);
+}
+
+/* A write and its flush are two stores and a sync.  Who does so will do so again;
+ * who stores more, or does not sync, will not. */
+static void
+a_sync_is_near_after_few_stores_each (void **state)
+{
+  struct pmem *pmem = must_open (2 * MIB);
+
+  sync_after (pmem, 3);
+  assert_false (pmem_sync_is_near (pmem));
+  sync_after (pmem, 2);
+  assert_int_equal (pmem_sync_is_near (pmem), !pmem->ordered);
+  assert_int_equal (pmem_copy (pmem, 0, "x", 1), 0);
+  assert_int_equal (pmem_sync_is_near (pmem), !pmem->ordered);
+  assert_int_equal (pmem_copy (pmem, 0, "x", 1), 0);
+  assert_false (pmem_sync_is_near (pmem));
+  assert_int_equal (pmem_copy (pmem, 0, "x", 1), 0);
+  assert_int_equal (pmem_sync (pmem), 0);
+  assert_false (pmem_sync_is_near (pmem));
+  pmem_close (pmem);
+}
+
+static void
 checksum_is_that_of_the_bytes_on_the_device (void **state)
 {
   static unsigned char buf[MIB];
@@ -1650,6 +1679,7 @@ run_myself (const char *program, const char *which, const char *force)
 static const struct CMUnitTest of_both[] = {
   T (device_is_what_this_run_is_about),
   T (stores_are_read_back),
+  T (a_sync_is_near_after_few_stores_each),
   T (checksum_is_that_of_the_bytes_on_the_device),
   T (beyond_the_end_is_an_assertion),
   T (difficult_writes_are_completed),
