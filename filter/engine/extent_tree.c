@@ -58,6 +58,11 @@
  * and half of it for one: half of the room must take them. */
 #define SHIFT_MIN 4
 
+/* So full are nodes made by extent_tree_append: about as full as random inserts
+ * would make them, and the next ones need not split every leaf. */
+#define LEAF_FILL (LEAF_MAX - LEAF_MAX / 10)
+#define BRANCH_FILL (BRANCH_MAX - BRANCH_MAX / 10)
+
 #define LINE 64
 
 /* What remains of an extent.  The low bits of a record's place are free,
@@ -818,6 +823,69 @@ extent_tree_insert (struct extent_tree *tree, const struct extent *extent)
     leaf_close (leaf, slot + 1, behind - slot - 1);
     shrunk (tree, &path, 0);
   }
+}
+
+/*-- Append. --*/
+
+/* CHILD, whose first start is KEY, comes behind the last node below LEVEL. */
+static void
+append_child (struct extent_tree *tree, struct tree_node **last,
+              unsigned level, uint64_t key, struct tree_node *child)
+{
+  struct tree_node *node;
+
+  if (level == tree->height) {
+    add_root (tree, key, child);
+    last[level] = tree->root;
+    return;
+  }
+  node = last[level];
+  if (node->count == BRANCH_FILL) {
+    node = last[level] = node_take (tree, level);
+    append_child (tree, last, level + 1, key, node);
+  }
+  branch_open (node, node->count, key, child);
+}
+
+static void
+append_leaf (struct extent_tree *tree, struct tree_node **last,
+             const struct entry *entry)
+{
+  struct tree_node *leaf = node_take (tree, 0);
+
+  leaf_open (leaf, 0, entry, 1);
+  if (tree->height == 0) {
+    tree->root = leaf;
+    tree->height = 1;
+  }
+  else {
+    leaf->prev = last[0];
+    last[0]->next = leaf;
+    append_child (tree, last, 1, entry->start, leaf);
+  }
+  last[0] = leaf;
+}
+
+int
+extent_tree_append (struct extent_tree *tree,
+                    struct tree_node *last[EXTENT_TREE_MAX_HEIGHT],
+                    const struct extent *extent)
+{
+  const struct entry entry = entry_pack (extent);
+
+  assert (tree->promised == 0);
+  if (tree->height > 0 && last[0]->count < LEAF_FILL) {
+    assert (entry_end (&last[0]->entries[last[0]->count - 1])
+            <= entry.start);
+    last[0]->entries[last[0]->count++] = entry;
+    return 0;
+  }
+  /* A new node of each level, and perhaps a root. */
+  if (extent_tree_reserve (tree, 1) < 0)
+    return -ENOMEM;
+  tree->promised = 0;
+  append_leaf (tree, last, &entry);
+  return 0;
 }
 
 /*-- Look. --*/

@@ -4,9 +4,10 @@
  *
  * The index's building block: no locks, no chunks, whoever calls has the
  * tree for himself.  Leaves hold extents packed to 32 bytes; nodes have 512
- * bytes, from a node_pool.  Memory is only taken by extent_tree_reserve and only
- * given back by extent_tree_trim and extent_tree_clear; in between, nodes come
- * from and go to a list of spare ones. */
+ * bytes, from a node_pool.  Memory is only taken by extent_tree_reserve and
+ * extent_tree_append, and only given back by extent_tree_trim and
+ * extent_tree_clear; in between, nodes come from and go to a list of spare
+ * ones. */
 
 #ifndef PCACHE_EXTENT_TREE_H
 #define PCACHE_EXTENT_TREE_H
@@ -21,7 +22,7 @@
 /* Adjacent nodes of one parent that are not more than three quarters full
  * together become one, so that each level divides their number by dozens: this
  * is more than an address space can hold. */
-#define EXTENT_TREE_MAX_HEIGHT 10
+#define EXTENT_TREE_MAX_HEIGHT INDEX_MAX_HEIGHT
 
 struct tree_node;
 
@@ -68,6 +69,14 @@ extern size_t extent_tree_node_size (void);
  * it replaces exactly one extent. */
 extern void extent_tree_insert (struct extent_tree *tree,
                                 const struct extent *extent);
+
+/* Put EXTENT behind all that is in the tree, which was made by this call alone:
+ * LAST is the last node of each level, whatever while the tree is empty.  Needs no
+ * promise.  Leaves are left with room for one extent in ten.  0 or -ENOMEM, with
+ * nothing changed. */
+extern int extent_tree_append (struct extent_tree *tree,
+                               struct tree_node *last[EXTENT_TREE_MAX_HEIGHT],
+                               const struct extent *extent);
 
 /* Remove RANGE from the extents of the records in MATCH (NULL: of all).
  * Extents that cross a border are clipped.  Needs a promise only if one extent

@@ -97,12 +97,18 @@ index_memory (struct index *index)
 /*-- The regions of a range. --*/
 
 /* Multiplying by the golden ratio spreads neighbouring chunks evenly. */
-static inline struct region *
-region_of_chunk (struct index *index, uint64_t chunk)
+static inline unsigned
+region_number (const struct index *index, uint64_t chunk)
 {
   uint64_t hash = chunk * UINT64_C (0x9e3779b97f4a7c15);
 
-  return &index->regions[(hash >> 1) >> index->shift];
+  return (hash >> 1) >> index->shift;
+}
+
+static inline struct region *
+region_of_chunk (struct index *index, uint64_t chunk)
+{
+  return &index->regions[region_number (index, chunk)];
 }
 
 static inline bool
@@ -566,6 +572,64 @@ index_fill_end_locked (struct index *index, struct fill *fill)
   fill->next = NULL;
   fill->link = NULL;
   return !fill->stale;
+}
+
+/*-- Build. --*/
+
+unsigned
+index_region_count (const struct index *index)
+{
+  return index->nr_regions;
+}
+
+unsigned
+index_region_of (const struct index *index, uint64_t offset)
+{
+  return region_number (index, offset / INDEX_CHUNK);
+}
+
+void
+index_regions_of (struct index *index, struct range range,
+                  uint64_t bits[INDEX_MAX_REGIONS / 64])
+{
+  struct region_walk walk;
+  struct region *region;
+
+  memset (bits, 0, INDEX_MAX_REGIONS / 8);
+  region_walk_start (&walk, index, range);
+  while ((region = region_walk_next (&walk)) != NULL) {
+    const size_t i = region - index->regions;
+
+    bits[i / 64] |= UINT64_C (1) << i % 64;
+  }
+}
+
+void
+index_build_begin (struct index_builder *builder, struct index *index,
+                   unsigned region)
+{
+  assert (region < index->nr_regions);
+  region_lock (&index->regions[region]);
+  assert (index->regions[region].tree.height == 0);
+  assert (index->regions[region].fills == NULL);
+  builder->index = index;
+  builder->region = region;
+}
+
+int
+index_build_add (struct index_builder *builder, const struct extent *extent)
+{
+  struct index *index = builder->index;
+
+  check_extent (index, extent);
+  return extent_tree_append (&index->regions[builder->region].tree,
+                             builder->last, extent);
+}
+
+void
+index_build_end (struct index_builder *builder)
+{
+  region_unlock (&builder->index->regions[builder->region]);
 }
 
 /*-- Check. --*/

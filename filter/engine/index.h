@@ -21,7 +21,8 @@
  * by itself or as a part of a longer one.  Inside a region's lock the
  * log's head locks may be taken, nothing else.
  *
- * Memory is only taken by index_new and index_reserve_locked.  An extent
+ * Memory is only taken by index_new, index_reserve_locked and
+ * index_build_add.  An extent
  * costs 32 bytes, and about 40 with what is free in the tree's nodes
  * (extent_tree.c); an empty tree keeps nothing. */
 
@@ -37,6 +38,7 @@
 #define INDEX_CHUNK (UINT64_C (1) << 20)
 #define INDEX_MAX_RECORD 65536  /* bytes of data one extent may refer to */
 #define INDEX_MAX_REGIONS 1024
+#define INDEX_MAX_HEIGHT 10     /* of a region's tree */
 
 enum extent_kind {
   EXTENT_DATA,
@@ -196,6 +198,41 @@ extern void index_fill_begin_locked (struct index *index, struct fill *fill,
 /* Takes the fill out again; true if it is still fresh.  Must be called for
  * each begin.  To cache the bytes, insert in the same hold of the lock. */
 extern bool index_fill_end_locked (struct index *index, struct fill *fill);
+
+/* Filling an empty index: each region by itself, with extents in ascending order.
+ * Several threads may each fill a region of their own.
+ *
+ *   index_build_begin (&builder, index, region);
+ *   while (...)
+ *     r = index_build_add (&builder, &extent);
+ *   index_build_end (&builder);
+ *
+ * It takes the memory of the extents and no more, some 36 bytes each.  Far faster
+ * than inserting them one by one, in whatever order. */
+struct index_builder {
+  struct index *index;
+  unsigned region;
+  struct tree_node *last[INDEX_MAX_HEIGHT];     /* the index's */
+};
+
+extern unsigned index_region_count (const struct index *index);
+
+/* The region of the chunk in which OFFSET lies. */
+extern unsigned index_region_of (const struct index *index, uint64_t offset);
+
+/* Set the bits of the regions that have a chunk of RANGE: an extent without data
+ * stands in all of them. */
+extern void index_regions_of (struct index *index, struct range range,
+                              uint64_t bits[INDEX_MAX_REGIONS / 64]);
+
+/* Locks the region, which is empty. */
+extern void index_build_begin (struct index_builder *builder,
+                               struct index *index, unsigned region);
+/* EXTENT begins at or after the end of the last one.  0; -ENOMEM: what was added
+ * before is there. */
+extern int index_build_add (struct index_builder *builder,
+                            const struct extent *extent);
+extern void index_build_end (struct index_builder *builder);
 
 /* For tests: assert that all trees are sound.  Takes the locks itself.
  * Returns the number of extents, counted in each region that has them. */

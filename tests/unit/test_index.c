@@ -39,6 +39,7 @@
 #define extent_tree_clear small_tree_clear
 #define extent_tree_node_size small_tree_node_size
 #define extent_tree_insert small_tree_insert
+#define extent_tree_append small_tree_append
 #define extent_tree_remove small_tree_remove
 #define extent_tree_find small_tree_find
 #define extent_tree_get small_tree_get
@@ -1028,58 +1029,123 @@ compare_small_tree (const struct extent_tree *tree, const uint32_t *map,
     assert_int_equal (map[at], 0);
 }
 
+struct small_tree {
+  struct node_pool pool;
+  struct extent_tree tree;
+  uint32_t map[SMALL_CELLS], deltas[SMALL_CELLS];
+  unsigned tallest;
+};
+
+static void
+small_tree_note (struct small_tree *t, uint32_t first, uint32_t n,
+                 uint32_t name)
+{
+  for (uint32_t i = 0; i < n; ++i) {
+    t->map[first + i] = name;
+    t->deltas[first + i] = i;
+  }
+}
+
+static void
+small_tree_start (struct small_tree *t)
+{
+  memset (t, 0, sizeof *t);
+  node_pool_init (&t->pool, small_tree_node_size ());
+  t->tree.pool = &t->pool;
+}
+
+static void
+small_tree_end (struct small_tree *t)
+{
+  small_tree_clear (&t->tree);
+  assert_int_equal (node_pool_memory (&t->pool), 0);
+  node_pool_destroy (&t->pool);
+}
+
 /* Mostly small inserts and removals, at times in long sweeps, so that the
  * tree grows to several levels and shrinks again; sound after each. */
 static void
-a_tall_tree_is_sound_after_every_step (void **state)
+play_small_tree (struct small_tree *t, unsigned steps, uint64_t *rng)
 {
-  static uint32_t map[SMALL_CELLS], deltas[SMALL_CELLS];
-  struct node_pool pool;
-  struct extent_tree tree = { .pool = &pool };
-  uint64_t rng = seed;
-  unsigned step, tallest = 0;
-
-  (void) state;
-  node_pool_init (&pool, small_tree_node_size ());
-  memset (map, 0, sizeof map);
-  for (step = 1; step < 30000; ++step) {
+  for (unsigned step = 1; step < steps; ++step) {
     bool growing = step / 3000 % 2 == 0;
-    uint32_t max = random_below (&rng, 1000) == 0 ? SMALL_CELLS / 3 : 3, i;
-    uint32_t first = random_below (&rng, SMALL_CELLS);
-    uint32_t n = 1 + random_below (&rng, MIN (max, SMALL_CELLS - first));
+    uint32_t max = random_below (rng, 1000) == 0 ? SMALL_CELLS / 3 : 3, i;
+    uint32_t first = random_below (rng, SMALL_CELLS);
+    uint32_t n = 1 + random_below (rng, MIN (max, SMALL_CELLS - first));
     struct range r = range (first, n);
 
-    assert_int_equal (small_tree_reserve (&tree, 1), 0);
-    if (random_below (&rng, 10) < (growing ? 8 : 2)) {
+    assert_int_equal (small_tree_reserve (&t->tree, 1), 0);
+    if (random_below (rng, 10) < (growing ? 8 : 2)) {
       struct extent e = data (step, first, n);
 
-      small_tree_insert (&tree, &e);
-      for (i = 0; i < n; ++i) {
-        map[first + i] = step;
-        deltas[first + i] = i;
-      }
+      small_tree_insert (&t->tree, &e);
+      small_tree_note (t, first, n, step);
     }
     else {
-      uint32_t from = random_below (&rng, step), to = from + step / 2;
+      uint32_t from = random_below (rng, step), to = from + step / 2;
       struct record_match match = { EXTENT_DATA, from * 64, to * 64 };
-      bool all = random_below (&rng, 2);
+      bool all = random_below (rng, 2);
 
-      small_tree_remove (&tree, r, all ? NULL : &match);
+      small_tree_remove (&t->tree, r, all ? NULL : &match);
       for (i = 0; i < n; ++i)
-        if (all || (map[first + i] >= from && map[first + i] <= to))
-          map[first + i] = 0;
+        if (all || (t->map[first + i] >= from && t->map[first + i] <= to))
+          t->map[first + i] = 0;
     }
-    small_tree_check (&tree);
-    tallest = MAX (tallest, tree.height);
+    small_tree_check (&t->tree);
+    t->tallest = MAX (t->tallest, t->tree.height);
     if (step % 50 == 0)
-      compare_small_tree (&tree, map, deltas);
-    small_tree_trim (&tree);
+      compare_small_tree (&t->tree, t->map, t->deltas);
+    small_tree_trim (&t->tree);
   }
-  compare_small_tree (&tree, map, deltas);
-  assert_true (tallest >= 3);
-  small_tree_clear (&tree);
-  assert_int_equal (node_pool_memory (&pool), 0);
-  node_pool_destroy (&pool);
+  compare_small_tree (&t->tree, t->map, t->deltas);
+}
+
+static void
+a_tall_tree_is_sound_after_every_step (void **state)
+{
+  static struct small_tree t;
+  uint64_t rng = seed;
+
+  (void) state;
+  small_tree_start (&t);
+  play_small_tree (&t, 30000, &rng);
+  assert_true (t.tallest >= 3);
+  small_tree_end (&t);
+}
+
+/* Of any number of extents; sound after each, and as good a tree as any
+ * from then on. */
+static void
+an_appended_tree_is_as_good (void **state)
+{
+  static struct small_tree t;
+  uint64_t rng = seed;
+
+  (void) state;
+  for (unsigned turn = 0; turn < 20; ++turn) {
+    const uint32_t until = SMALL_CELLS >> random_below (&rng, 12);
+    struct tree_node *last[EXTENT_TREE_MAX_HEIGHT];
+    uint32_t first = 0, n;
+
+    small_tree_start (&t);
+    for (uint32_t name = 1; first < until; ++name, first += n) {
+      struct extent e;
+
+      n = 1 + random_below (&rng, MIN (3u, SMALL_CELLS - first));
+      if (random_below (&rng, 4) == 0)
+        continue;
+      e = data (name, first, n);
+      assert_int_equal (small_tree_append (&t.tree, last, &e), 0);
+      small_tree_note (&t, first, n, name);
+      if (turn == 0)
+        small_tree_check (&t.tree);
+    }
+    small_tree_trim (&t.tree);
+    small_tree_check (&t.tree);
+    compare_small_tree (&t.tree, t.map, t.deltas);
+    play_small_tree (&t, 500, &rng);
+    small_tree_end (&t);
+  }
 }
 
 /* How many levels an insert into the path's leaf would split. */
@@ -1193,6 +1259,26 @@ assert_memory (struct index *index, const char *what, unsigned regions,
   assert_true (bytes <= limit);
 }
 
+/* N extents of 4 KiB, from the start of the disk. */
+static void
+build (struct index *index, uint64_t n)
+{
+  for (unsigned region = 0; region < index_region_count (index); ++region) {
+    struct index_builder builder;
+
+    index_build_begin (&builder, index, region);
+    for (uint64_t k = 0; k < n; ++k)
+      if (index_region_of (index, k * 4096) == region) {
+        const struct extent extent = data (k, k * 4096, 4096);
+
+        assert_int_equal (index_build_add (&builder, &extent), 0);
+      }
+      else
+        k += MB / 4096 - 1;     /* the whole chunk */
+    index_build_end (&builder);
+  }
+}
+
 static void
 an_extent_costs_at_most_48_bytes (void **state)
 {
@@ -1227,6 +1313,11 @@ an_extent_costs_at_most_48_bytes (void **state)
     for (k = 0; k < MILLION; ++k)
       insert (index, data (k, k * 4096, 4096));
     assert_memory (index, "ascending", regions[i], 40);
+    index_free (index);
+
+    index = new_index (regions[i]);
+    build (index, MILLION);
+    assert_memory (index, "built", regions[i], 40);
     index_free (index);
 
     index = new_index (regions[i]);
@@ -1788,6 +1879,7 @@ main (int argc, char *argv[])
     cmocka_unit_test (the_index_is_a_flat_array),
     cmocka_unit_test (a_large_index_is_a_flat_array),
     cmocka_unit_test (a_tall_tree_is_sound_after_every_step),
+    cmocka_unit_test (an_appended_tree_is_as_good),
     cmocka_unit_test (the_worst_inserts_need_no_more_than_reserved),
     cmocka_unit_test (an_extent_costs_at_most_48_bytes),
     cmocka_unit_test (an_empty_index_keeps_no_memory),
