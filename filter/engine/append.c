@@ -47,7 +47,8 @@ publish (struct append *append, struct reservation *res, struct range range,
   struct engine *engine = append->engine;
   int r = -ESTALE;
 
-  res->ends_with_append = !append->commit && !append->persist;
+  res->ends_with_append = !append->commit && !append->persist
+    && !pmem_sync_is_near (engine->pmem);       /* see finish */
   if (append->persist)
     range_lock_begin_epoch (&engine->modes.writers, append->hold, open_epoch,
                             engine->log);
@@ -70,7 +71,8 @@ finish (struct append *append, struct reservation *res)
     return engine_commit (append->engine, res);
   if (append->persist && !MUTATION (THROUGH_UNDURABLE))
     return engine_persist (append->engine, res);
-  log_expect_flush (append->engine->log, res);
+  if (!res->ends_with_append)
+    log_expect_flush (append->engine->log, res);
   log_release (append->engine->log, res);
   return 0;
 }
