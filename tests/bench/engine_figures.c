@@ -15,6 +15,7 @@
 #include "base/arith.h"
 #include "bench/bare.h"
 #include "bench/engine_figures.h"
+#include "bench/replay_figures.h"
 #include "bench/stand.h"
 
 #define MIB (UINT64_C (1) << 20)
@@ -525,6 +526,18 @@ memory_group (struct bench *bench)
   stand_free (stand);
 }
 
+/* --- opening ----------------------------------------------------------------- */
+
+static const char *const open_names[] = {
+  "replay-records", "open-time-ms", NULL,
+};
+
+static void
+open_group (struct bench *bench)
+{
+  replay_figures_run (bench->results, bench->quick, bench->directory);
+}
+
 /* --- all of them ------------------------------------------------------------ */
 
 static const struct {
@@ -536,6 +549,7 @@ static const struct {
   { full_names, full_group },
   { drain_names, drain_group },
   { memory_names, memory_group },
+  { open_names, open_group },
 };
 
 void
