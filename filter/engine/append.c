@@ -89,6 +89,8 @@ append_data (struct append *append, const uint8_t *buf, struct range range)
     uint32_t data_bytes;
     unsigned count;
 
+    /* It comes while the data is copied. */
+    index_prefetch (engine->index, range);
     count = records_cut (engine, range, false, records, &data_bytes);
     r = append_reserve (engine, data_bytes, count, &res);
     if (r < 0)

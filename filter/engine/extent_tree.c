@@ -343,6 +343,19 @@ leaf_search (const struct tree_node *leaf, uint64_t at)
   return low;
 }
 
+void
+extent_tree_prefetch (const struct extent_tree *tree, uint64_t at)
+{
+  const struct tree_node *node = tree->root;
+  unsigned level;
+
+  if (tree->height == 0)
+    return;
+  for (level = tree->height - 1; level > 0; --level)
+    node = node->children[branch_search (node, at)];
+  prefetch_node (node);
+}
+
 /* The leaf's slot is the one behind the last entry that starts at or
  * before AT.  The tree is not empty. */
 static inline void

@@ -85,6 +85,10 @@ extern unsigned extent_tree_remove (struct extent_tree *tree,
                                     struct range range,
                                     const struct record_match *match);
 
+/* Whoever will soon insert at AT need not wait for the leaf's memory then.  Changes
+ * nothing. */
+extern void extent_tree_prefetch (const struct extent_tree *tree, uint64_t at);
+
 /* The first extent that ends after AT. */
 extern struct tree_position extent_tree_find (const struct extent_tree *tree,
                                               uint64_t at);

@@ -237,6 +237,17 @@ index_await_locks (struct index *index)
   }
 }
 
+void
+index_prefetch (struct index *index, struct range range)
+{
+  struct region *region = region_of (index, range.start);
+
+  region_lock (region);
+  extent_tree_prefetch (&region->tree, range.start);
+  region->locked = false;
+  mutex_unlock (&region->lock);
+}
+
 /*-- Changes. --*/
 
 int

@@ -89,6 +89,11 @@ extern size_t index_memory (struct index *index);
 extern void index_lock (struct index *index, struct range range);
 extern void index_unlock (struct index *index, struct range range);
 
+/* The start of RANGE will soon be mapped anew by this thread, which has other things
+ * to do first: fetch what that needs into the CPU's cache meanwhile.  Takes the
+ * lock for a moment. */
+extern void index_prefetch (struct index *index, struct range range);
+
 /* Whoever has any region locked when this is called has let go of it when it
  * returns. */
 extern void index_await_locks (struct index *index);

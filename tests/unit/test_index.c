@@ -41,6 +41,7 @@
 #define extent_tree_insert small_tree_insert
 #define extent_tree_append small_tree_append
 #define extent_tree_remove small_tree_remove
+#define extent_tree_prefetch small_tree_prefetch
 #define extent_tree_find small_tree_find
 #define extent_tree_get small_tree_get
 #define extent_tree_advance small_tree_advance
