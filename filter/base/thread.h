@@ -16,6 +16,16 @@
 #include <stdint.h>
 #include <time.h>
 
+/* Of each thread, found without a call: the usual one of a module that is loaded
+ * while the program runs is looked up by a function, each time, and made when it
+ * is first touched.  There is little room for these, so: small ones. */
+#ifdef __GLIBC__
+#define THREAD_LOCAL                                                    \
+  _Thread_local __attribute__ ((tls_model ("initial-exec")))
+#else
+#define THREAD_LOCAL _Thread_local
+#endif
+
 static inline void
 mutex_lock (pthread_mutex_t *lock)
 {

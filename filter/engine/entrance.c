@@ -15,7 +15,7 @@
 enum { OPEN, SHUT, LEFT };
 
 static _Atomic unsigned next_lane;
-static _Thread_local unsigned my_lane;  /* 0: none yet, else lane + 1 */
+static THREAD_LOCAL unsigned my_lane;   /* 0: none yet, else lane + 1 */
 
 static _Atomic uint64_t *
 inside (struct entrance *entrance)

@@ -656,8 +656,9 @@ flush_locked (struct log *log)
       return r;
     note_sync (log, true);
   }
-  atomic_store (&log->durable_through, epoch);
-  atomic_store (&log->closed_through, epoch);
+  /* Nothing here is read before these are seen: no fence is needed. */
+  atomic_store_explicit (&log->durable_through, epoch, memory_order_release);
+  atomic_store_explicit (&log->closed_through, epoch, memory_order_release);
   log->flush_completed = number;
   log->flushed_sequence = sequence;
   return 0;

@@ -45,8 +45,8 @@ struct stats {
 
 /* Numbers of threads. --------------------------------------------------- */
 
-static _Thread_local unsigned my_number;        /* SHARED: none (yet) */
-static _Thread_local bool has_asked;
+static THREAD_LOCAL unsigned my_number; /* SHARED: none (yet) */
+static THREAD_LOCAL bool has_asked;
 
 static pthread_mutex_t numbers_lock = PTHREAD_MUTEX_INITIALIZER;
 static bool is_taken[LANES] = { [SHARED] = true };      /* numbers_lock */

@@ -36,11 +36,7 @@ struct guard {
  * The usual thread-local variable of a dlopen()ed module is allocated at the
  * first touch, which a signal handler must not do; this one exists when the
  * thread does. */
-static _Thread_local struct guard *volatile active
-#ifdef __GLIBC__
-  __attribute__ ((tls_model ("initial-exec")))
-#endif
-  ;
+static THREAD_LOCAL struct guard *volatile active;
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static unsigned users;            /* lock */
