@@ -150,6 +150,7 @@ open_device (struct stand *stand)
         "a file for the cache device");
   close (fd);
   must (device_open (&device, &stand->pmem) == 0, "opening the cache device");
+  unlink (stand->path);         /* whatever happens, its memory comes back */
   for (uint64_t at = 0; at < stand->pmem->size; at += 4096)
     must (pmem_read (stand->pmem, &byte, at, 1) == 0, "reading the device");
   stand->device_ops = stand->pmem->ops;
@@ -163,7 +164,6 @@ close_device (struct stand *stand)
 {
   stand->pmem->ops = stand->device_ops;
   pmem_close (stand->pmem);
-  unlink (stand->path);
 }
 
 static void
