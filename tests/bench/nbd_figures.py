@@ -10,7 +10,7 @@ threads.
 The cache has default settings: data checksums, write-back in strict order
 after 5 seconds, eviction from 70 percent.  It lies over the file plugin, and
 the file on the disk of TMPDIR.  A round of pairs takes less than those 5
-seconds, and after it all is written back, outside of the time: else what the
+seconds, and before it all is written back, outside of the time: else what the
 measured side left dirty would be written back while the reference is measured,
 on the same processors.  So what is compared is what a client waits for, not
 what write-back costs later; nbd-writeback (no target) has it going all the
@@ -19,12 +19,10 @@ time.
 The cache device is a file in /dev/shm taken for persistent memory
 (PMEM_IS_PMEM_FORCE=1), for nbd-fsync-file an ordinary file on the disk.
 
-fio takes about half of the processor time that is used with the memory plugin
-(the results have it, as client and server microseconds a request), and with two
-processors is near their limit together with it.  So the ratios say what a client
-sees, and a server that took twice the time would show as less than that.  The
-ratio of the servers' own processor time hides nothing: it is printed as FIGURE
-<name>-server-cpu, lower is better."""
+fio takes about as much processor time a request as a server (results.json has
+both, in microseconds), so with two processors a server that needed twice the time
+would not show as half as fast.  The ratio of the servers' own processor time
+hides nothing: it is printed as FIGURE <name>-server-cpu, less is better."""
 
 import os
 import shutil
@@ -39,7 +37,7 @@ DELAY = "5ms"
 
 
 class Sizes:
-    """A server is loaded for SECONDS at a time.  A round, after which all is
+    """A server is loaded for SECONDS at a time.  A round, before which all is
     written back, has so many pairs.  The rest is MiB.  IN_TURN: else at once,
     which is no measurement."""
 
@@ -52,9 +50,10 @@ class Sizes:
         self.in_turn = in_turn
 
 
+# fio starts one each 0.3 s at best, if it takes less than 0.1.
 SIZES = {
     "full": Sizes(7, 1, 1.0, 256, 2048, 1024, 3072),
-    "quick": Sizes(1, 5, 0.09, 64, 512, 128, 1024),
+    "quick": Sizes(1, 5, 0.07, 64, 512, 64, 512),
     "smoke": Sizes(1, 1, 0.01, 4, 128, 4, 128, in_turn=False),
 }
 
@@ -160,66 +159,50 @@ class Bench:
 
 
 class Figure:
-    """WORKLOADS: (name, pattern of fio), measured one after the other; if
-    there are several, what is compared is the time of one request of each, and
-    each has a result of its own, too, without a target."""
+    """One of them: what is compared, and how it is loaded (PATTERN, DEPTH and
+    EXTRA are fio's).  QUICK: also when there is little time."""
 
     size = "disk"
 
-    def __init__(self, name, target, about, reference, measured, workloads,
-                 depth, extra=()):
+    def __init__(self, name, target, about, reference, measured, pattern=None,
+                 depth=None, extra=(), quick=True):
         self.name, self.target, self.about = name, target, about
         self.reference, self.measured = reference, measured
-        self.workloads, self.depth, self.extra = workloads, depth, extra
-
-    def names(self):
-        if len(self.workloads) == 1:
-            return [self.name]
-        return [self.name] + ["%s-%s" % (self.name, kind)
-                              for kind, _ in self.workloads]
+        self.pattern, self.depth, self.extra = pattern, depth, extra
+        self.quick = quick
 
     def run(self, bench):
-        """Results, in the form of run-bench."""
+        """The result, in the form of run-bench."""
         servers = bench.use([self.reference, self.measured],
                             getattr(bench.sizes, self.size))
-        pairs = [[Side(server) for server in servers] for _ in self.workloads]
+        sides = [Side(server) for server in servers]
         for _ in range(bench.sizes.rounds):
-            for (_, pattern), sides in zip(self.workloads, pairs):
-                self.load(bench, sides, pattern)
             for server in servers:
                 server.drain()
-        results = [self.result(self.name, self.target, pairs)]
-        if len(pairs) > 1:
-            results += [self.result(name, None, [sides]) for name, sides
-                        in zip(self.names()[1:], pairs)]
-        return results
+            self.load(bench, sides)
+        return self.result(*sides)
 
-    def load(self, bench, sides, pattern):
+    def load(self, bench, sides):
         fio(bench.tools, sides,
-            fio_options(bench.sizes.disk, pattern, self.depth, self.extra),
+            fio_options(bench.sizes.disk, self.pattern, self.depth, self.extra),
             bench.sizes.seconds, bench.sizes.pairs_of_round,
             bench.sizes.in_turn)
 
-    def result(self, name, target, pairs):
-        """PAIRS: of Sides, one for each workload."""
-        reference, measured = (
-            [len(pairs) / sum(1 / speed for speed in of_pair)
-             for of_pair in zip(*(sides[i].speeds for sides in pairs))]
-            for i in (0, 1))
-        ratios = [m / r for m, r in zip(measured, reference)]
+    def result(self, reference, measured):
+        ratios = [m / r for m, r in zip(measured.speeds, reference.speeds)]
         figure = {
-            "name": name, "about": self.about,
+            "name": self.name, "about": self.about,
             "median": statistics.median(ratios),
             "min": min(ratios), "max": max(ratios),
             "higher_is_better": True, "unit": "requests/s",
-            "reference": reference, "measured": measured,
+            "reference": reference.speeds, "measured": measured.speeds,
+            "reference_us": {"server": reference.server_us(),
+                             "client": reference.client_us()},
+            "measured_us": {"server": measured.server_us(),
+                            "client": measured.client_us()},
         }
-        if target:
-            figure["target"] = target
-        for i, side in enumerate(("reference", "measured")):
-            for who in "server_us", "client_us":
-                figure["%s_%s" % (side, who)] = sum(
-                    getattr(sides[i], who)() for sides in pairs) / len(pairs)
+        if self.target:
+            figure["target"] = self.target
         return figure
 
 
@@ -228,7 +211,7 @@ class Copy(Figure):
 
     size = "copy"
 
-    def load(self, bench, sides, pattern):
+    def load(self, bench, sides):
         source = os.path.join(bench.memory, "source")
         if not os.path.exists(source):
             with open(source, "wb") as f:
@@ -239,41 +222,38 @@ class Copy(Figure):
                 nbdcopy(bench.tools, side, source)
 
 
-WRITE, READ = ("write", "randwrite"), ("read", "randread")
-MIXED = ("mixed", "randrw")
-
 # Those with the same servers one after the other.
 FIGURES = [
     Figure("nbd-randwrite-4k-qd16", 0.95,
            "random 4K writes, depth 16 / memory plugin",
-           memory, over_file, [WRITE], 16),
+           memory, over_file, "randwrite", 16),
     Figure("nbd-randread-4k-qd16", 0.95,
            "random 4K hits, depth 16 / memory plugin",
-           memory, over_file, [READ], 16),
+           memory, over_file, "randread", 16),
     Figure("nbd-qd1", 0.95,
            "random 4K writes and as many hits, depth 1 / memory plugin",
-           memory, over_file, [WRITE, READ], 1),
+           memory, over_file, "randrw", 1, ["--rwmixread=50"]),
+    Copy("nbd-copy", 0.85, "nbdcopy in and flush / memory plugin",
+         memory, over_file),
     Figure("nbd-vs-cow", 3.0,
            "random 4K writes, depth 16 / filter cow over the same file",
-           cow_filter, over_file, [WRITE], 16),
+           cow_filter, over_file, "randwrite", 16),
     Figure("nbd-vs-cache", 3.0,
            "random 4K writes, depth 16 / filter cache over the same file",
-           cache_filter, over_file, [WRITE], 16),
+           cache_filter, over_file, "randwrite", 16),
     Figure("nbd-fsync-pmem", 3.0,
            "random 4K write + fsync, device in memory / file plugin on disk",
-           plain_file, over_file, [WRITE], 1, ["--fsync=1"]),
+           plain_file, over_file, "randwrite", 1, ["--fsync=1"]),
     Figure("nbd-fsync-file", 1.0,
            "random 4K write + fsync, device a file on disk / file plugin there",
-           plain_file, on_disk, [WRITE], 1, ["--fsync=1"]),
+           plain_file, on_disk, "randwrite", 1, ["--fsync=1"]),
     Figure("nbd-slow", 0.90,
            "4K writes and re-reads, depth 16, plugin delayed by %s / memory "
            "plugin" % DELAY,
-           memory, over_slow, [MIXED], 16, ["--rwmixread=50"]),
+           memory, over_slow, "randrw", 16, ["--rwmixread=50"]),
     Figure("nbd-writeback", None,
            "random 4K writes, depth 16, written back at once / memory plugin",
-           memory, busy, [WRITE], 16),
-    Copy("nbd-copy", 0.85, "nbdcopy in and flush / memory plugin",
-         memory, over_file, [("copy", None)], 0),
+           memory, busy, "randwrite", 16, quick=False),
 ]
 
 
@@ -286,17 +266,17 @@ def missing(tools):
     return "%s not found (Debian: fio, libnbd-bin)" % ", ".join(absent)
 
 
-def names():
-    return [name for figure in FIGURES for name in figure.names()]
+def names(mode):
+    return [figure.name for figure in FIGURES
+            if mode == "full" or figure.quick]
 
 
 def measure(tools, mode, wanted):
     """Yield the results of those of the figures that are WANTED."""
     with Bench(tools, mode) as bench:
         for figure in FIGURES:
-            if wanted.intersection(figure.names()):
-                yield from (result for result in figure.run(bench)
-                            if result["name"] in wanted)
+            if figure.name in wanted:
+                yield figure.run(bench)
 
 
 __all__ = ["BenchError", "measure", "missing", "names"]

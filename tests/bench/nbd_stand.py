@@ -165,12 +165,9 @@ def fio(tools, sides, options, seconds=None, times=1, in_turn=True):
 
 def fill(tools, servers, size):
     """Write all of the disks, by 4 KiB: a cache then has it in pieces as large
-    as those that will be read, and a plugin has all its memory or blocks.
-    What is dirty is written back."""
+    as those that will be read, and a plugin has all its memory or blocks."""
     fio(tools, [Side(server) for server in servers],
         fio_options(size, "write", 16, ["--end_fsync=1"]), in_turn=False)
-    for server in servers:
-        server.drain()
 
 
 def nbdcopy(tools, side, source):
