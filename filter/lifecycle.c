@@ -79,10 +79,7 @@ lifecycle_is_running (void)
 uint64_t
 lifecycle_dirty_bytes (void)
 {
-  struct cache_status status;
-
-  cache_get_status (cache, &status);
-  return status.dirty_bytes;
+  return cache_dirty_bytes (cache);
 }
 
 /* Draining. ------------------------------------------------------------- */
@@ -159,15 +156,6 @@ server_is_stopping (void)
   return nbdkit_nanosleep (0, 0) == -1 && errno == ESHUTDOWN;
 }
 
-static bool
-writeback_fails (void)
-{
-  struct cache_status status;
-
-  cache_get_status (cache, &status);
-  return status.writeback_error != 0;
-}
-
 static void *
 renew (void *unused)
 {
@@ -212,7 +200,7 @@ renew_when_it_fails (void)
     await_renewer ();
     last_ms = now;
   }
-  if (!writeback_fails () && errors == read_errors)
+  if (cache_writeback_error (cache) == 0 && errors == read_errors)
     due_ms = 0;
   else if (due_ms == 0)
     due_ms = MAX (now + RENEW_FIRST_MS, last_ms + RENEW_AGAIN_MS);

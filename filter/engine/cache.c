@@ -1947,13 +1947,19 @@ get_device (struct cache *cache, struct cache_status *status)
   status->index_bytes = index_memory (engine->index);
 }
 
+static int
+writeback_error_locked (const struct cache *cache)
+{
+  return cache->bypassed ? atomic_load (&cache->bypass_error)
+    : cache->writeback_error;
+}
+
 static void
 get_backoff_locked (const struct cache *cache, uint64_t now,
                     struct cache_status *status)
 {
   status->attached = cache->engine.backend != NULL;
-  status->writeback_error = cache->bypassed
-    ? atomic_load (&cache->bypass_error) : cache->writeback_error;
+  status->writeback_error = writeback_error_locked (cache);
   status->paused = cache->paused;
   status->bypassed = cache->bypassed;
   status->writeback_failures = cache->failures;
@@ -1979,6 +1985,24 @@ cache_get_status (struct cache *cache, struct cache_status *status)
   status->replay_ms = cache->replay_ms;
   HOLD_LOCK (&cache->lock);
   get_backoff_locked (cache, now, status);
+}
+
+uint64_t
+cache_dirty_bytes (struct cache *cache)
+{
+  struct engine *engine = &cache->engine;
+  /* In the order in which it moves: nothing is missed on its way. */
+  const uint64_t in_sets = log_dirty_bytes (engine->log);
+
+  return in_sets + epoch_queue_dirty_bytes (&engine->queue);
+}
+
+int
+cache_writeback_error (struct cache *cache)
+{
+  HOLD_LOCK (&cache->lock);
+
+  return writeback_error_locked (cache);
 }
 
 uint64_t

@@ -234,6 +234,10 @@ struct cache_status {
  * opened it knows, is NULL. */
 extern void cache_get_status (struct cache *cache,
                               struct cache_status *status);
+/* What it says of these two, for who asks often: for the rest, counters and times
+ * of all threads are summed up. */
+extern uint64_t cache_dirty_bytes (struct cache *cache);
+extern int cache_writeback_error (struct cache *cache);
 extern struct stats *cache_stats (struct cache *cache);
 
 /* Of the disk that this cache belongs to; 0: of none yet. */
