@@ -241,6 +241,13 @@ FIGURES = [
     Figure("nbd-vs-cache", 3.0,
            "random 4K writes, depth 16 / filter cache over the same file",
            cache_filter, over_file, "randwrite", 16),
+    # What a filter would reach that took no time.
+    Figure("nbd-memory-vs-cow", None,
+           "random 4K writes, depth 16, memory plugin / filter cow",
+           cow_filter, memory, "randwrite", 16, quick=False),
+    Figure("nbd-memory-vs-cache", None,
+           "random 4K writes, depth 16, memory plugin / filter cache",
+           cache_filter, memory, "randwrite", 16, quick=False),
     Figure("nbd-fsync-pmem", 3.0,
            "random 4K write + fsync, device in memory / file plugin on disk",
            plain_file, over_file, "randwrite", 1, ["--fsync=1"]),
