@@ -40,6 +40,7 @@ engine/segment          $lowest pmem/pmem engine/twin engine/superblock
 engine/node_pool        base/*
 engine/extent_tree      base/* engine/index engine/node_pool
 engine/index            base/* engine/extent_tree
+engine/index_load       base/* engine/index
 engine/epoch_queue      $media (engine/index)
 engine/lost             base/*
 engine/streams          base/*
@@ -60,7 +61,8 @@ engine/append           $parts engine/record_io engine/flush engine/modes (engin
 engine/holes            $parts engine/record_io engine/flush engine/modes engine/append
 engine/read             $service
 engine/write            $service
-engine/replay           $service
+engine/collect          $parts engine/index_load
+engine/replay           $service engine/collect
 engine/recovery         $service engine/replay
 engine/writeback        $service engine/rate_limit
 engine/gc               $service

@@ -39,7 +39,7 @@
  * lines that cut the node in pieces and then for one piece.)  May be set smaller
  * to test tall trees. */
 #ifndef EXTENT_TREE_NODE_SIZE
-#define EXTENT_TREE_NODE_SIZE 512
+#define EXTENT_TREE_NODE_SIZE INDEX_NODE_BYTES
 #endif
 
 #define NODE_HEADER_SIZE 32

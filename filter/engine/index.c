@@ -270,7 +270,7 @@ index_reserve_locked (struct index *index, struct range range,
   return 0;
 }
 
-static void
+static inline void
 check_extent (const struct index *index, const struct extent *extent)
 {
   assert (range_is_valid (extent->range, MAX_OFFSET));
@@ -641,6 +641,19 @@ void
 index_build_end (struct index_builder *builder)
 {
   region_unlock (&builder->index->regions[builder->region]);
+}
+
+void *
+index_node_take (struct index *index)
+{
+  assert (extent_tree_node_size () == INDEX_NODE_BYTES);
+  return node_pool_take (&index->pool);
+}
+
+void
+index_node_put (struct index *index, void *memory)
+{
+  node_pool_put (&index->pool, memory);
 }
 
 /*-- Check. --*/

@@ -39,6 +39,7 @@
 #define INDEX_MAX_RECORD 65536  /* bytes of data one extent may refer to */
 #define INDEX_MAX_REGIONS 1024
 #define INDEX_MAX_HEIGHT 10     /* of a region's tree */
+#define INDEX_NODE_BYTES 512    /* of one of its nodes */
 
 enum extent_kind {
   EXTENT_DATA,
@@ -238,6 +239,11 @@ extern void index_build_begin (struct index_builder *builder,
 extern int index_build_add (struct index_builder *builder,
                             const struct extent *extent);
 extern void index_build_end (struct index_builder *builder);
+
+/* INDEX_NODE_BYTES bytes from where the index takes its memory, for whoever gathers what
+ * is to be built: it then serves the index.  NULL: out of memory. */
+extern void *index_node_take (struct index *index);
+extern void index_node_put (struct index *index, void *memory);
 
 /* For tests: assert that all trees are sound.  Takes the locks itself.
  * Returns the number of extents, counted in each region that has them. */

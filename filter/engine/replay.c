@@ -1,6 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 
-/* How much of a segment is valid:
+/* Every segment is read by some thread, once, and its records are collected at
+ * once: for nearly all are sealed and whole, and nothing has to be judged.  Only
+ * when there is damage are they collected anew, once it is known what counts.
+ *
+ * How much of a segment is valid:
  *
  *   state    what the walk finds             verdict
  *   -------  ------------------------------  -------------------------------
@@ -40,8 +44,12 @@
 #include "base/cleanup.h"
 #include "base/mutation.h"
 #include "base/report.h"
-#include "base/thread.h"
+#include "base/workers.h"
+#include "engine/collect.h"
 #include "engine/replay.h"
+
+/* Fewer are not worth a thread. */
+#define SEGMENTS_PER_WORKER 16
 
 static void
 note_set (struct finding *f, const struct set *set)
@@ -59,6 +67,154 @@ note_set (struct finding *f, const struct set *set)
                          set->record[set->count - 1].sequence);
   f->sets = set->ordinal + 1;
 }
+
+/* The header of a sealed segment says the same as its sets. */
+static bool
+agrees_with_header (const struct finding *f)
+{
+  return f->epoch_max == f->segment->epoch_max
+    && f->sequence_min == f->segment->sequence_min
+    && f->sequence_max == f->segment->sequence_max;
+}
+
+/* --- reading ------------------------------------------------------------ */
+
+void
+counted_sets_start (struct counted_sets *sets, const struct log_reader *reader,
+                    const struct finding *finding)
+{
+  sets->finding = finding;
+  log_walk_start (&sets->walk, reader, finding->segment);
+}
+
+int
+counted_sets_next (struct counted_sets *sets, struct set *set)
+{
+  const struct finding *f = sets->finding;
+
+  if (sets->walk.ordinal >= f->sets)
+    return 0;
+  if (log_walk_next (&sets->walk, set) == SET_OK)
+    return 1;
+  if (!f->damaged)
+    return -EIO;                /* it was readable a moment ago */
+  return log_walk_find_later (&sets->walk, set) ? 1 : 0;
+}
+
+static struct collect_marks
+marks_of (const struct replay *rec)
+{
+  return (struct collect_marks) {
+    .evicted_through = rec->evicted_through,
+    .tail = rec->tail,
+    .written_back = rec->written_back,
+  };
+}
+
+/* All segments, each read by one of several threads. */
+struct reading {
+  struct replay *rec;
+  struct collector *collector;
+  int (*read) (struct reading *reading, unsigned worker, struct finding *f,
+               struct set *set);
+  _Atomic uint32_t next;        /* finding */
+  _Atomic int error;
+};
+
+static void
+read_some (void *opaque, unsigned worker)
+{
+  struct reading *reading = opaque;
+  CLEANUP_FREE struct set *set = malloc (sizeof *set);
+  uint32_t i;
+
+  if (set == NULL) {
+    atomic_store (&reading->error, -ENOMEM);
+    return;
+  }
+  while (atomic_load (&reading->error) == 0
+         && (i = atomic_fetch_add (&reading->next, 1)) < reading->rec->count) {
+    struct finding *f = &reading->rec->findings[i];
+    int r = f->collected ? 0 : reading->read (reading, worker, f, set);
+
+    if (r < 0)
+      atomic_store (&reading->error, r);
+  }
+}
+
+static int
+read_segments (struct replay *rec, struct collector *collector,
+               int (*read) (struct reading *, unsigned, struct finding *,
+                            struct set *))
+{
+  struct reading reading = {
+    .rec = rec, .collector = collector, .read = read,
+  };
+
+  workers_run (rec->workers, read_some, &reading);
+  return reading.error;
+}
+
+static void
+raise_durable_through (struct replay *rec, uint64_t through)
+{
+  uint64_t before = atomic_load (&rec->durable_through);
+
+  while (before < through
+         && !atomic_compare_exchange_weak (&rec->durable_through, &before,
+                                           through))
+    ;
+}
+
+/* Nearly all segments are sealed and whole: then reading them once is enough.
+ * What is not is left as if it had not been read. */
+static int
+read_whole (struct reading *reading, unsigned worker, struct finding *f,
+            struct set *set)
+{
+  const struct segment *segment = f->segment;
+  const struct collect_marks marks = marks_of (reading->rec);
+  struct finding found = { .segment = f->segment };
+  uint64_t durable_through = 0;
+  struct log_walk walk;
+  int r;
+
+  if (segment->state != SEGMENT_SEALED)
+    return 0;
+  log_walk_start (&walk, &reading->rec->engine->reader, segment);
+  while (log_walk_next (&walk, set) == SET_OK) {
+    note_set (&found, set);
+    durable_through = MAX (durable_through, set->durable_through);
+    r = collect_set (reading->collector, worker, &marks, segment, set);
+    if (r < 0)
+      return r;
+  }
+  if (walk.ordinal < segment->sets || !agrees_with_header (&found))
+    return 0;
+  raise_durable_through (reading->rec, durable_through);
+  found.collected = true;
+  *f = found;
+  return 0;
+}
+
+static int
+read_counted (struct reading *reading, unsigned worker, struct finding *f,
+              struct set *set)
+{
+  const struct collect_marks marks = marks_of (reading->rec);
+  struct counted_sets sets;
+  int r;
+
+  counted_sets_start (&sets, &reading->rec->engine->reader, f);
+  while ((r = counted_sets_next (&sets, set)) > 0) {
+    r = collect_set (reading->collector, worker, &marks, f->segment, set);
+    if (r < 0)
+      return r;
+  }
+  return r;
+}
+
+/* --- survey ------------------------------------------------------------- */
 
 static void
 note_damage (struct replay *rec, struct finding *f,
@@ -105,13 +261,11 @@ survey_sealed (struct replay *rec, struct finding *f, struct set *set)
   log_walk_start (&walk, &rec->engine->reader, segment);
   while ((verdict = log_walk_next (&walk, set)) == SET_OK) {
     note_set (f, set);
-    rec->durable_through = MAX (rec->durable_through, set->durable_through);
+    raise_durable_through (rec, set->durable_through);
   }
   if (walk.ordinal < segment->sets)
     note_damage (rec, f, &walk, set_verdict_name (verdict));
-  else if (f->epoch_max != segment->epoch_max
-           || f->sequence_min != segment->sequence_min
-           || f->sequence_max != segment->sequence_max)
+  else if (!agrees_with_header (f))
     note_damage (rec, f, &walk, "the segment's header contradicts its sets");
   if (!f->damaged)
     return;
@@ -230,7 +384,7 @@ survey_declarations (struct replay *rec, struct finding *f,
 
   log_walk_start (&walk, &rec->engine->reader, f->segment);
   while (next_or_later (&walk, set))
-    rec->durable_through = MAX (rec->durable_through, set->durable_through);
+    raise_durable_through (rec, set->durable_through);
   f->barren = walk.barren;
 }
 
@@ -297,24 +451,25 @@ bound_hidden (struct replay *rec)
     }
 }
 
+/* The header of a segment that nobody can read: it may hold anything. */
 static int
-survey (struct replay *rec)
+find_segments (struct replay *rec)
 {
   struct segment_table *table = &rec->engine->segments;
   const uint32_t total = rec->engine->superblock.geometry.segment_count;
-  CLEANUP_FREE struct set *set = malloc (sizeof *set);
   int error = 0;
 
   rec->findings = calloc (total, sizeof *rec->findings);
-  if (rec->findings == NULL || set == NULL)
+  if (rec->findings == NULL)
     return -ENOMEM;
-
-  /* The header of a segment that nobody can read: it may hold anything. */
   for (uint32_t id = 0; id < total; id++) {
     struct segment *segment = &table->segments[id];
 
-    if (!segment->damaged)
+    if (!segment->damaged) {
+      if (segment->state != SEGMENT_FREE)
+        rec->findings[rec->count++].segment = segment;
       continue;
+    }
     rec->needs_rescue = rec->hides_dirty = true;
     stats_add (rec->engine->stats, STAT_damaged_segments, 1);
     report (rec->engine->options.rescue ? REPORT_WARNING : REPORT_ERROR,
@@ -329,20 +484,27 @@ survey (struct replay *rec)
     if (!rec->engine->options.rescue)
       error = -EUCLEAN;
   }
+  return error;
+}
+
+static int
+survey (struct replay *rec, struct collector *collector)
+{
+  CLEANUP_FREE struct set *set = malloc (sizeof *set);
+  int error;
+
+  if (set == NULL)
+    return -ENOMEM;
+  error = read_segments (rec, collector, read_whole);
   if (error < 0)
     return error;
+  for (uint32_t i = 0; i < rec->count; i++) {
+    struct finding *f = &rec->findings[i];
 
-  for (uint32_t id = 0; id < total; id++) {
-    struct segment *segment = &table->segments[id];
-
-    if (segment->damaged || segment->state == SEGMENT_FREE)
-      continue;
-    rec->findings[rec->count].segment = segment;
-    if (segment->state == SEGMENT_SEALED)
-      survey_sealed (rec, &rec->findings[rec->count], set);
-    else
-      survey_declarations (rec, &rec->findings[rec->count], set);
-    rec->count++;
+    if (f->segment->state == SEGMENT_OPEN)
+      survey_declarations (rec, f, set);
+    else if (!f->collected)
+      survey_sealed (rec, f, set);
   }
   for (uint32_t i = 0; i < rec->count; i++)
     if (rec->findings[i].segment->state == SEGMENT_OPEN)
@@ -363,253 +525,23 @@ survey (struct replay *rec)
   return error;
 }
 
-/* --- replay ----------------------------------------------------------- */
-
-/* One segment's records, in ascending sequence order. */
-struct run {
-  struct counted_sets sets;
-  uint32_t next;                /* record in set */
-  uint64_t sequence;            /* of that record */
-  struct set set;
-};
-
-void
-counted_sets_start (struct counted_sets *sets, const struct log_reader *reader,
-                    const struct finding *finding)
-{
-  sets->finding = finding;
-  log_walk_start (&sets->walk, reader, finding->segment);
-}
-
-int
-counted_sets_next (struct counted_sets *sets, struct set *set)
-{
-  const struct finding *f = sets->finding;
-
-  if (sets->walk.ordinal >= f->sets)
-    return 0;
-  if (log_walk_next (&sets->walk, set) == SET_OK)
-    return 1;
-  if (!f->damaged)
-    return -EIO;                /* it was readable a moment ago */
-  return log_walk_find_later (&sets->walk, set) ? 1 : 0;
-}
-
-/* 1: there is a set; 0: there are no more. */
 static int
-run_load (struct run *run)
+load (struct replay *rec, struct collector *collector)
 {
-  int r = counted_sets_next (&run->sets, &run->set);
-
-  if (r > 0) {
-    run->next = 0;
-    run->sequence = run->set.record[0].sequence;
-  }
-  return r;
-}
-
-static int
-note_dirty (struct replay *rec, const struct run *run)
-{
-  const struct set *set = &run->set;
-  struct set_entry *entry;
-
-  if (set->epoch <= rec->written_back)
-    return 0;
-  const struct set_entry head = {
-    .epoch = set->epoch,
-    .segment = run->sets.finding->segment->id,
-    .end = set->end,
-    .ordinal = set->ordinal,
-    .since_ms = coarse_now_ms (),
-  };
-  entry = set_entry_new (&head, set->count);
-  if (entry == NULL)
-    return -ENOMEM;
-  for (uint32_t i = 0; i < set->count; i++) {
-    const struct record *record = &set->record[i];
-
-    if (!record->clean || record->kind == RECORD_LOST)
-      entry->names[entry->name_count++] =
-        record_name (record->kind, record->at, record->sequence);
-    if (!record->clean) {
-      entry->records++;
-      entry->dirty_bytes += record->range.length;
-      entry->space_bytes += record_space (record);
-    }
-  }
-  if (entry->records > 0)
-    epoch_queue_add (&rec->engine->queue, entry);
-  else
-    set_entry_free (entry);
-  return 0;
-}
-
-static int
-replay_record (struct replay *rec, const struct run *run)
-{
-  struct engine *engine = rec->engine;
-  const struct record *record = &run->set.record[run->next];
-  const bool lost = record->kind == RECORD_LOST;
-  const bool clean = record->clean || run->set.epoch <= rec->written_back
-    || MUTATION (T21_DIRTY_BELOW_TAIL);
-  bool hole = record->kind == RECORD_HOLE;
-  struct extent extent;
+  bool keep = rec->tail == rec->evicted_through;
   int r;
 
-  /* T5, T21: what was evicted must not come back through an older copy; dirty
-   * data is never ignored.  A range that is lost was overwritten if eviction
-   * passed its record (gc.c), but not because damage may hide something
-   * newer: then it had better stay lost.  What made it a hole counts as long.
-   * What is clean, and not used because of damage, does as well: what was
-   * lost before is not missed any more, as the backing store has what came
-   * after it. */
-  if (clean && record->sequence <= rec->evicted_through) {
-    stats_add (engine->stats, STAT_replay_dropped_records, 1);
-    return 0;
+  for (uint32_t i = 0; i < rec->count; i++)
+    keep &= rec->findings[i].collected
+      || rec->findings[i].segment->state == SEGMENT_OPEN;
+  /* What was collected may not count any more, or not so. */
+  if (!keep) {
+    collector_clear (collector);
+    for (uint32_t i = 0; i < rec->count; i++)
+      rec->findings[i].collected = false;
   }
-  if (clean && !lost && !hole && record->sequence <= rec->tail) {
-    stats_add (engine->stats, STAT_replay_dropped_records, 1);
-    hole = true;
-  }
-  if (MUTATION (NEWEST_LOSES)) {
-    struct index_cursor cursor;
-    struct piece piece;
-    bool mapped;
-
-    index_lock (engine->index, record->range);
-    index_walk_locked (&cursor, engine->index, record->range, false);
-    mapped = index_next_piece (&cursor, &piece) && !piece.is_hole;
-    index_unlock (engine->index, record->range);
-    if (mapped)
-      return 0;
-  }
-  r = lost ? lost_add (&engine->lost, record->range) : 0;
-  if (r < 0)
-    return r;
-  if (!hole)
-    record_to_extent (record, &extent);
-  index_lock (engine->index, record->range);
-  r = index_reserve_locked (engine->index, record->range, 1);
-  if (r == 0 && hole)
-    index_drop_locked (engine->index, record->range);
-  else if (r == 0)
-    index_insert_locked (engine->index, &extent);
-  index_unlock (engine->index, record->range);
-  if (r == 0 && (!hole || record->kind == RECORD_HOLE))
-    stats_add (engine->stats, STAT_replayed_records, 1);
-  return r;
-}
-
-static int
-compare_findings (const void *a, const void *b)
-{
-  const struct finding *x = a, *y = b;
-
-  return (x->sequence_min > y->sequence_min)
-    - (x->sequence_min < y->sequence_min);
-}
-
-/* HEAP[0..*count) is a heap on sequence; its top has changed, or is NULL. */
-static void
-sift_down (struct run **heap, uint32_t count)
-{
-  uint32_t i = 0;
-
-  for (;;) {
-    uint32_t child = 2 * i + 1;
-    struct run *swap;
-
-    if (child >= count)
-      return;
-    if (child + 1 < count && heap[child + 1]->sequence < heap[child]->sequence)
-      child++;
-    if (heap[i]->sequence <= heap[child]->sequence)
-      return;
-    swap = heap[i];
-    heap[i] = heap[child];
-    heap[child] = swap;
-    i = child;
-  }
-}
-
-static void
-sift_up (struct run **heap, uint32_t i)
-{
-  while (i > 0 && heap[i]->sequence < heap[(i - 1) / 2]->sequence) {
-    struct run *swap = heap[i];
-
-    heap[i] = heap[(i - 1) / 2];
-    heap[(i - 1) / 2] = swap;
-    i = (i - 1) / 2;
-  }
-}
-
-/* Load RUN's next set.  It goes (back) to the heap if there was one, else
- * it is freed. */
-static int
-run_advance (struct replay *rec, struct run *run, bool *alive)
-{
-  int r = run_load (run);
-
-  *alive = r > 0;
-  return r > 0 ? note_dirty (rec, run) : r;
-}
-
-/* Merge the segments' runs by sequence number.  Runs hardly overlap, so only
- * those that do are in memory at one time. */
-static int
-merge (struct replay *rec)
-{
-  CLEANUP_FREE struct run **heap = calloc (rec->count + 1, sizeof *heap);
-  uint32_t count = 0, next = 0;
-  bool alive;
-  int r = 0;
-
-  if (heap == NULL)
-    return -ENOMEM;
-  qsort (rec->findings, rec->count, sizeof *rec->findings, compare_findings);
-  while (r == 0) {
-    if (next < rec->count
-        && (count == 0
-            || rec->findings[next].sequence_min <= heap[0]->sequence)) {
-      struct run *run = malloc (sizeof *run);
-
-      if (run == NULL) {
-        r = -ENOMEM;
-        break;
-      }
-      counted_sets_start (&run->sets, &rec->engine->reader,
-                          &rec->findings[next++]);
-      r = run_advance (rec, run, &alive);
-      if (alive) {
-        heap[count] = run;
-        sift_up (heap, count++);
-      }
-      else
-        free (run);
-      continue;
-    }
-    if (count == 0)
-      break;
-
-    r = replay_record (rec, heap[0]);
-    if (r < 0)
-      break;
-    if (++heap[0]->next < heap[0]->set.count)
-      heap[0]->sequence = heap[0]->set.record[heap[0]->next].sequence;
-    else {
-      r = run_advance (rec, heap[0], &alive);
-      if (!alive) {
-        free (heap[0]);
-        heap[0] = heap[--count];
-      }
-    }
-    sift_down (heap, count);
-  }
-  while (count > 0)
-    free (heap[--count]);
-  return r;
+  r = read_segments (rec, collector, read_counted);
+  return r < 0 ? r : collector_finish (collector);
 }
 
 /* Where the numbers of sequences and epochs go on.  They must not reach what
@@ -639,6 +571,7 @@ int
 replay_read (struct replay *rec, struct engine *engine)
 {
   const struct control control = control_get (&engine->superblock);
+  struct collector *collector;
   int r;
 
   *rec = (struct replay) {
@@ -657,10 +590,20 @@ replay_read (struct replay *rec, struct engine *engine)
             "cache not opened", control.tail_sequence, control.written_back);
     return -EUCLEAN;
   }
-  r = survey (rec);
+  r = find_segments (rec);
+  if (r < 0)
+    return r;
+  rec->workers = workers_wanted (rec->count, SEGMENTS_PER_WORKER);
+  collector = collector_new (engine, rec->workers);
+  if (collector == NULL)
+    return -ENOMEM;
+  r = survey (rec, collector);
   if (r == 0)
     r = find_numbers (rec);
-  return r < 0 ? r : merge (rec);
+  if (r == 0)
+    r = load (rec, collector);
+  collector_free (collector);
+  return r;
 }
 
 void

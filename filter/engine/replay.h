@@ -3,14 +3,15 @@
 /* replay: what lies on the device, without changing it.
  *
  * Reads every set of every segment in use, decides about torn ends and damage,
- * replays the records into the index in the order of their sequence
- * numbers, and fills the epoch queue with what is still to be written back.
+ * fills the index with the records, of which the highest sequence number counts,
+ * and the epoch queue with what is still to be written back.
  * Stores nothing: recovery.c goes on from here when a cache is opened, the
  * offline tools stop here. */
 
 #ifndef PCACHE_REPLAY_H
 #define PCACHE_REPLAY_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -29,6 +30,7 @@ struct finding {
   uint64_t epoch_seen;          /* of any set */
   bool leftovers;               /* sets that do not count, but whole */
   uint32_t barren;              /* no set ends at or below this */
+  bool collected;               /* its records are, on their way to the index */
 };
 
 struct replay {
@@ -37,16 +39,18 @@ struct replay {
   uint64_t tail;                /* that, or higher because of damage */
   uint64_t written_back;
   bool lost;                    /* some range may be lost */
-  uint64_t durable_through;     /* the highest that any set declares */
+  _Atomic uint64_t durable_through;     /* the highest that any set declares */
   struct finding *findings;     /* segments in use */
   uint32_t count;
+  unsigned workers;             /* threads that read them */
   bool hides_dirty;             /* damage may */
   bool needs_rescue;            /* options.rescue only let it go on */
   uint64_t sequence;            /* the last one used */
   uint64_t epoch;               /* the first one not used */
 };
 
-/* ENGINE has pmem, superblock, segments, queue, reader, index and stats.  0, or
+/* ENGINE has pmem, superblock, segments, queue, reader, index and stats; queue and
+ * index are empty.  A large cache is read by several threads.  0, or
  * -errno: -EUCLEAN when there is damage that may hide dirty data (unless
  * options.rescue), which was reported.  Call replay_free in any case. */
 extern int replay_read (struct replay *replay, struct engine *engine);

@@ -122,6 +122,41 @@ segments_are_merged_by_sequence_number (void **state)
   end ();
 }
 
+/* So many that several threads read them.  Without damage once only; damage is
+ * then judged as in a small cache. */
+static void
+many_segments_are_read_by_several_threads (void **state)
+{
+  const unsigned count = 48 * 256;
+
+  (void) state;
+  for (int damage = 0; damage < 2; damage++) {
+    reports_collect ();
+    small = small_engine_new (64, true, DISK);
+    small->heads = 3;
+    small_engine_open (small);
+    for (unsigned i = 0; i < count; i++)
+      put_block (i % 1000, i / 1000 + 1);
+    seal (small);
+    write_back (small);
+    put_block (7, 100);
+    flush (small);
+    if (damage)
+      tear_set (segment_of (small, 300 * BLOCK), 1);
+    small_engine_kill (small);
+    small_engine_open (small);
+    assert_int_equal (counted (small, STAT_damaged_segments), damage);
+    assert_true (counted (small, STAT_replayed_records)
+                 + counted (small, STAT_replay_dropped_records)
+                 >= (damage ? count - 256 : count));
+    for (unsigned i = 0; i < 1000; i++)
+      expect_block (i, i == 7 ? 100 : (count - 1 - i) / 1000 + 1);
+    /* Dirty is what was written last, and nothing else. */
+    assert_int_equal (epoch_queue_dirty_bytes (&small->engine.queue), BLOCK);
+    end ();
+  }
+}
+
 static void
 opening_twice_changes_nothing (void **state)
 {
@@ -1173,6 +1208,7 @@ main (int argc, char *argv[])
   const struct CMUnitTest tests[] = {
     cmocka_unit_test (what_was_flushed_is_found_again),
     cmocka_unit_test (segments_are_merged_by_sequence_number),
+    cmocka_unit_test (many_segments_are_read_by_several_threads),
     cmocka_unit_test (opening_twice_changes_nothing),
     cmocka_unit_test (a_crash_while_opening_changes_nothing),
     cmocka_unit_test (what_a_kill_left_in_the_page_cache_is_synced_first),

@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+#include <config.h>
+
+#include <assert.h>
+#include <pthread.h>
+#include <unistd.h>
+
+#include "base/arith.h"
+#include "base/workers.h"
+
+struct worker {
+  pthread_t thread;
+  unsigned number;
+  void (*work) (void *opaque, unsigned worker);
+  void *opaque;
+};
+
+unsigned
+workers_wanted (uint64_t tasks, uint64_t each)
+{
+  const long cpus = sysconf (_SC_NPROCESSORS_ONLN);
+  const uint64_t most = MIN (MAX (cpus, 1L), (long) WORKERS_MAX);
+
+  return MIN (MAX (tasks / each, UINT64_C (1)), most);
+}
+
+static void *
+worker_main (void *arg)
+{
+  const struct worker *worker = arg;
+
+  worker->work (worker->opaque, worker->number);
+  return NULL;
+}
+
+void
+workers_run (unsigned count, void (*work) (void *opaque, unsigned worker),
+             void *opaque)
+{
+  struct worker workers[WORKERS_MAX];
+  unsigned started;
+
+  assert (count > 0 && count <= WORKERS_MAX);
+  for (started = 1; started < count; started++) {
+    struct worker *worker = &workers[started];
+
+    *worker = (struct worker) {
+      .number = started, .work = work, .opaque = opaque,
+    };
+    if (pthread_create (&worker->thread, NULL, worker_main, worker) != 0)
+      break;
+  }
+  work (opaque, 0);
+  while (--started > 0)
+    pthread_join (workers[started].thread, NULL);
+}
