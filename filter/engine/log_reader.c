@@ -2,7 +2,6 @@
 
 #include <config.h>
 
-#include <assert.h>
 #include <string.h>
 #include <xxhash.h>
 
@@ -240,29 +239,4 @@ log_walk_find_later (struct log_walk *walk, struct set *set)
   }
   walk->barren = walk->end;
   return false;
-}
-
-void
-record_to_extent (const struct record *record, struct extent *extent)
-{
-  static const enum extent_kind kinds[] = {
-    [RECORD_DATA] = EXTENT_DATA,
-    [RECORD_ZERO] = EXTENT_ZERO,
-    [RECORD_TRIM] = EXTENT_TRIM,
-    [RECORD_LOST] = EXTENT_LOST,
-  };
-
-  assert (record->kind != RECORD_HOLE);
-  *extent = (struct extent) {
-    .range = record->range,
-    .kind = kinds[record->kind],
-  };
-  if (record->kind == RECORD_DATA) {
-    extent->has_checksum = record->has_checksum;
-    extent->record_at = record->at;
-    extent->record_length = record->range.length;
-    extent->checksum = record->checksum;
-  }
-  else
-    extent->sequence = record->sequence;
 }

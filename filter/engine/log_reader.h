@@ -10,6 +10,7 @@
 #ifndef PCACHE_LOG_READER_H
 #define PCACHE_LOG_READER_H
 
+#include <assert.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -111,7 +112,29 @@ record_name (enum record_kind kind, uint64_t at, uint64_t sequence)
 }
 
 /* What the index says of a record, which is no hole. */
-extern void record_to_extent (const struct record *record,
-                              struct extent *extent);
+static inline void
+record_to_extent (const struct record *record, struct extent *extent)
+{
+  static const enum extent_kind kinds[] = {
+    [RECORD_DATA] = EXTENT_DATA,
+    [RECORD_ZERO] = EXTENT_ZERO,
+    [RECORD_TRIM] = EXTENT_TRIM,
+    [RECORD_LOST] = EXTENT_LOST,
+  };
+
+  assert (record->kind != RECORD_HOLE);
+  *extent = (struct extent) {
+    .range = record->range,
+    .kind = kinds[record->kind],
+  };
+  if (record->kind == RECORD_DATA) {
+    extent->has_checksum = record->has_checksum;
+    extent->record_at = record->at;
+    extent->record_length = record->range.length;
+    extent->checksum = record->checksum;
+  }
+  else
+    extent->sequence = record->sequence;
+}
 
 #endif /* PCACHE_LOG_READER_H */
