@@ -164,6 +164,18 @@ walk_on (struct log_walk *walk, const struct set *set)
   return SET_OK;
 }
 
+/* While the caller looks at SET, the CPU fetches the next one, which most often has
+ * the same size. */
+static void
+prefetch_below (const struct log_walk *walk, const struct set *set)
+{
+  const uint32_t bytes = MIN (set->end - set->start, set->start);
+
+  pmem_prefetch (walk->reader->pmem,
+                 segment_at (walk->reader->superblock, walk->segment->id)
+                 + set->start - bytes, bytes);
+}
+
 enum set_verdict
 log_walk_next (struct log_walk *walk, struct set *set)
 {
@@ -174,7 +186,10 @@ log_walk_next (struct log_walk *walk, struct set *set)
     return SET_END;
   verdict = log_read_set (walk->reader, walk->segment, walk->end,
                           walk->ordinal, set);
-  return verdict == SET_OK ? walk_on (walk, set) : verdict;
+  if (verdict != SET_OK)
+    return verdict;
+  prefetch_below (walk, set);
+  return walk_on (walk, set);
 }
 
 /* Could a set of this generation and a later ordinal end at END? */

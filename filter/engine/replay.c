@@ -56,8 +56,8 @@ note_set (struct finding *f, const struct set *set)
 {
   bool dirty = false;
 
-  for (uint32_t i = 0; i < set->count; i++)
-    dirty |= !set->record[i].clean;
+  for (uint32_t i = 0; i < set->count && !dirty; i++)
+    dirty = !set->record[i].clean;
   if (dirty)
     f->epoch_max = MAX (f->epoch_max, set->epoch);
   f->epoch_seen = MAX (f->epoch_seen, set->epoch);

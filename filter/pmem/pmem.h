@@ -42,6 +42,8 @@ struct pmem_ops {
   int (*make_durable) (struct pmem *, uint64_t at, size_t length);
   int (*read) (struct pmem *, void *to, uint64_t at, size_t length);
   int (*checksum) (struct pmem *, uint64_t at, size_t length, uint64_t *sum);
+  /* NULL: there is nothing to gain. */
+  void (*prefetch) (struct pmem *, uint64_t at, size_t length);
   int (*allocate) (struct pmem *);
   int (*resize) (struct pmem *, uint64_t size);
   void (*close) (struct pmem *);
@@ -111,6 +113,14 @@ static inline int
 pmem_read (struct pmem *pmem, void *to, uint64_t at, size_t length)
 {
   return pmem->ops->read (pmem, to, at, length);
+}
+
+/* The range will soon be read: let the CPU fetch it meanwhile. */
+static inline void
+pmem_prefetch (struct pmem *pmem, uint64_t at, size_t length)
+{
+  if (pmem->ops->prefetch)
+    pmem->ops->prefetch (pmem, at, length);
 }
 
 /* XXH3 (64 bits, no seed) of the bytes as they lie on the device. */

@@ -103,6 +103,14 @@ dax_read (struct pmem *pmem, void *to, uint64_t at, size_t length)
   return mapping_read (&d->mapping, to, at, length);
 }
 
+static void
+dax_prefetch (struct pmem *pmem, uint64_t at, size_t length)
+{
+  struct pmem_dax *d = (struct pmem_dax *) pmem;
+
+  mapping_prefetch (&d->mapping, at, length);
+}
+
 static int
 dax_checksum (struct pmem *pmem, uint64_t at, size_t length, uint64_t *sum)
 {
@@ -194,6 +202,7 @@ static const struct pmem_ops dax_ops = {
   .make_durable = dax_make_durable,
   .read = dax_read,
   .checksum = dax_checksum,
+  .prefetch = dax_prefetch,
   .allocate = dax_allocate,
   .resize = dax_resize,
   .close = dax_close,

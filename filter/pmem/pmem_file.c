@@ -259,6 +259,14 @@ file_read (struct pmem *pmem, void *to, uint64_t at, size_t length)
   return mapping_read (&f->mapping, to, at, length);
 }
 
+static void
+file_prefetch (struct pmem *pmem, uint64_t at, size_t length)
+{
+  struct pmem_file *f = (struct pmem_file *) pmem;
+
+  mapping_prefetch (&f->mapping, at, length);
+}
+
 static int
 file_checksum (struct pmem *pmem, uint64_t at, size_t length, uint64_t *sum)
 {
@@ -364,6 +372,7 @@ static const struct pmem_ops file_ops = {
   .make_durable = file_make_durable,
   .read = file_read,
   .checksum = file_checksum,
+  .prefetch = file_prefetch,
   .allocate = file_allocate,
   .resize = file_resize,
   .close = file_close,

@@ -4,6 +4,7 @@
  *
  *   replay-records    records replayed a second / records that a bare loop
  *                     decodes and checks
+ *   replay-records-dirty  the same of a cache in which all is dirty
  *   open-time-ms, open-memory-mib
  *                     against the size of a cache full of 4K records
  *
