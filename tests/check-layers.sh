@@ -39,7 +39,7 @@ engine/superblock       $lowest pmem/pmem engine/twin (engine/cache)
 engine/segment          $lowest pmem/pmem engine/twin engine/superblock
 engine/node_pool        base/*
 engine/extent_tree      base/* engine/index engine/node_pool
-engine/index            base/* engine/extent_tree
+engine/index            base/* engine/extent_tree engine/node_pool
 engine/index_load       base/* engine/index
 engine/epoch_queue      $media (engine/index)
 engine/lost             base/*
