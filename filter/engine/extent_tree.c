@@ -117,25 +117,30 @@ entry_kind (const struct entry *entry)
   return entry->place & PLACE_KIND;
 }
 
+/* Field by field to where it goes: to make it elsewhere and copy it would wait for
+ * the stores. */
+static inline void
+entry_put (struct entry *entry, const struct extent *extent)
+{
+  const uint64_t kind = extent->kind;
+  const bool is_data = kind == EXTENT_DATA;
+
+  entry->start = extent->range.start;
+  entry->proof = is_data ? extent->checksum : extent->sequence;
+  entry->place = kind | (extent->hit ? PLACE_HIT : 0)
+    | (is_data ? extent->record_at : 0)
+    | (is_data && extent->has_checksum ? PLACE_HAS_CHECKSUM : 0);
+  entry->length = extent->range.length;
+  entry->record_length_1 = is_data ? extent->record_length - 1 : 0;
+  entry->delta = is_data ? extent->delta : 0;
+}
+
 static inline struct entry
 entry_pack (const struct extent *extent)
 {
-  struct entry entry = {
-    .start = extent->range.start,
-    .length = extent->range.length,
-    .place = extent->kind | (extent->hit ? PLACE_HIT : 0),
-  };
+  struct entry entry;
 
-  if (extent->kind == EXTENT_DATA) {
-    entry.proof = extent->checksum;
-    entry.place |= extent->record_at;
-    if (extent->has_checksum)
-      entry.place |= PLACE_HAS_CHECKSUM;
-    entry.record_length_1 = extent->record_length - 1;
-    entry.delta = extent->delta;
-  }
-  else
-    entry.proof = extent->sequence;
+  entry_put (&entry, extent);
   return entry;
 }
 
@@ -862,11 +867,11 @@ append_child (struct extent_tree *tree, struct tree_node **last,
 
 static void
 append_leaf (struct extent_tree *tree, struct tree_node **last,
-             const struct entry *entry)
+             const struct extent *extent)
 {
   struct tree_node *leaf = node_take (tree, 0);
 
-  leaf_open (leaf, 0, entry, 1);
+  entry_put (&leaf->entries[leaf->count++], extent);
   if (tree->height == 0) {
     tree->root = leaf;
     tree->height = 1;
@@ -874,7 +879,7 @@ append_leaf (struct extent_tree *tree, struct tree_node **last,
   else {
     leaf->prev = last[0];
     last[0]->next = leaf;
-    append_child (tree, last, 1, entry->start, leaf);
+    append_child (tree, last, 1, extent->range.start, leaf);
   }
   last[0] = leaf;
 }
@@ -884,20 +889,22 @@ extent_tree_append (struct extent_tree *tree,
                     struct tree_node *last[EXTENT_TREE_MAX_HEIGHT],
                     const struct extent *extent)
 {
-  const struct entry entry = entry_pack (extent);
-
   assert (tree->promised == 0);
-  if (tree->height > 0 && last[0]->count < LEAF_FILL) {
-    assert (entry_end (&last[0]->entries[last[0]->count - 1])
-            <= entry.start);
-    last[0]->entries[last[0]->count++] = entry;
-    return 0;
+  if (tree->height > 0) {
+    struct tree_node *leaf = last[0];
+
+    assert (entry_end (&leaf->entries[leaf->count - 1])
+            <= extent->range.start);
+    if (leaf->count < LEAF_FILL) {
+      entry_put (&leaf->entries[leaf->count++], extent);
+      return 0;
+    }
   }
   /* A new node of each level, and perhaps a root. */
   if (extent_tree_reserve (tree, 1) < 0)
     return -ENOMEM;
   tree->promised = 0;
-  append_leaf (tree, last, &entry);
+  append_leaf (tree, last, extent);
   return 0;
 }
 
