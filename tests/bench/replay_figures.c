@@ -111,14 +111,14 @@ settle (struct cache *cache, int fd, const struct media_superblock *sb,
   forget_data (fd, sb, at);
 }
 
-/* As many 4K records as leave one segment in 32 free, each block of the disk
- * once, in random order; then a clean stop. */
+/* 4K records, each block of the disk once, in random order, until an eighth is left:
+ * write-back leaves some segments half full.  Then a clean stop. */
 static void
 fill (struct full_cache *full, const char *directory, uint64_t size,
       bool dirty)
 {
   struct cache_options options = CACHE_OPTIONS_DEFAULT;
-  const uint64_t room = size - size / 32;
+  const uint64_t room = size - size / 8;
   struct backend disk = { .ops = &forget_ops, .can_write = true,
                           .max_request = 32 * MIB, .max_zero = GIB };
   static uint8_t buf[BLOCK];
@@ -131,6 +131,7 @@ fill (struct full_cache *full, const char *directory, uint64_t size,
             directory);
   fd = mkstemp (full->path);
   must (fd >= 0 && ftruncate (fd, size) == 0, "creating the device");
+  options.segment_size = size < GIB ? MIB : CACHE_DEFAULT_SEGMENT_SIZE;
   full->records = room / (BLOCK + sizeof (struct media_record) + 1);
   disk.size = full->records * BLOCK;
   order = shuffle (full->records);
@@ -143,7 +144,7 @@ fill (struct full_cache *full, const char *directory, uint64_t size,
     memcpy (buf, &at, sizeof at);
     must (cache_write (cache, buf, (struct range) { at, BLOCK }, false) == 0,
           "a write");
-    if (i % (64 * MIB / BLOCK) == 0)
+    if (i % (512 * MIB / BLOCK) == 512 * MIB / BLOCK - 1)
       settle (cache, fd, &sb, i * BLOCK, dirty);
   }
   settle (cache, fd, &sb, 0, dirty);
