@@ -13,6 +13,7 @@
 #include <xxhash.h>
 
 #include "base/arith.h"
+#include "bench/checkpoint.h"
 #include "bench/replay_figures.h"
 #include "engine/cache.h"
 #include "engine/format.h"
@@ -46,6 +47,7 @@ static const struct backend_ops forget_ops = {
 struct full_cache {
   char path[4096];
   uint64_t records;
+  struct checkpoint *checkpoint;        /* of its index */
   struct pmem_ops sparse_ops;
 };
 
@@ -348,6 +350,15 @@ engine_side (void *opaque)
   return full->records * 1e3 / open_cache (full).ms;
 }
 
+static double
+checkpoint_side (void *opaque)
+{
+  const struct full_cache *full = opaque;
+
+  malloc_trim (0);              /* as open_cache does */
+  return checkpoint_load (full->checkpoint);
+}
+
 /* --- figures ---------------------------------------------------------------- */
 
 static void
@@ -377,9 +388,11 @@ measure_size (struct results *results, const char *directory, uint64_t size)
                  (double) best.index_bytes / MIB);
 }
 
+/* CHECKPOINT: NULL, or what replay compares with one. */
 static void
 measure_records (struct results *results, const struct ratio *ratio,
-                 const char *directory, bool dirty)
+                 const struct ratio *checkpoint, const char *directory,
+                 bool dirty)
 {
   struct full_cache full;
 
@@ -387,6 +400,11 @@ measure_records (struct results *results, const struct ratio *ratio,
     return;
   fill (&full, directory, 5 * GIB, dirty);      /* 1.2 million records */
   measure_ratio (results, ratio, bare_side, engine_side, &full);
+  if (checkpoint) {
+    full.checkpoint = checkpoint_new (full.records);
+    measure_ratio (results, checkpoint, checkpoint_side, engine_side, &full);
+    checkpoint_free (full.checkpoint);
+  }
   drop (&full);
 }
 
@@ -404,8 +422,14 @@ replay_figures_run (struct results *results, bool quick,
     .about = "the same, and none is written back",
   };
 
-  measure_records (results, &clean, directory, false);
-  measure_records (results, &dirty, directory, true);
+  static const struct ratio checkpoint = {
+    .name = "replay-vs-checkpoint",
+    .about = "cache opened by replay / its index checked and built from a list "
+             "of its extents",
+  };
+
+  measure_records (results, &clean, &checkpoint, directory, false);
+  measure_records (results, &dirty, NULL, directory, true);
   if (results_want (results, "open-time-ms"))
     for (unsigned i = 0; i < 3; i++)
       measure_size (results, directory, (quick ? GIB / 16 : GIB) << 2 * i);

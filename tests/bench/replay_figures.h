@@ -5,6 +5,10 @@
  *   replay-records    records replayed a second / records that a bare loop
  *                     decodes and checks
  *   replay-records-dirty  the same of a cache in which all is dirty
+ *   replay-records-dirty
+ *                     the same, with nothing written back
+ *   replay-vs-checkpoint
+ *                     the same / extents built from a checkpoint a second
  *   open-time-ms, open-memory-mib
  *                     against the size of a cache full of 4K records
  *
