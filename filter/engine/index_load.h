@@ -8,9 +8,9 @@
  * Several threads may add: each has a number of its own.  Then index_load_build,
  * by one, starts as many.
  *
- * Memory: 33 bytes a record until it is built, and given back region by region, as
- * the trees grow; beyond that, 32 bytes for each record of the region, for each
- * thread. */
+ * Memory: 34 bytes a record until it is built, from the index, which gets it back
+ * region by region, as the trees grow; beyond that, 32 bytes for each record of the
+ * region, for each thread. */
 
 #ifndef PCACHE_INDEX_LOAD_H
 #define PCACHE_INDEX_LOAD_H
