@@ -19,10 +19,13 @@ struct worker {
 unsigned
 workers_wanted (uint64_t tasks, uint64_t each)
 {
-  const long cpus = sysconf (_SC_NPROCESSORS_ONLN);
-  const uint64_t most = MIN (MAX (cpus, 1L), (long) WORKERS_MAX);
+  const uint64_t wanted = MIN (tasks / each, (uint64_t) WORKERS_MAX);
+  long cpus;
 
-  return MIN (MAX (tasks / each, UINT64_C (1)), most);
+  if (wanted <= 1)
+    return 1;                   /* without asking: that reads a file */
+  cpus = sysconf (_SC_NPROCESSORS_ONLN);
+  return MIN (wanted, (uint64_t) MAX (cpus, 1L));
 }
 
 static void *

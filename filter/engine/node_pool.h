@@ -4,8 +4,8 @@
  *
  * Nodes are small, each begins at a line of the CPU's cache, and a lookup
  * comes to one in a million at random.  So they lie side by side in slabs of
- * 2 MiB, which the kernel is asked to map as huge pages.  A slab without
- * nodes is given back.  The pool locks itself. */
+ * 2 MiB, which the kernel is asked to map as huge pages, all but the first.  A
+ * slab without nodes is given back.  The pool locks itself. */
 
 #ifndef PCACHE_NODE_POOL_H
 #define PCACHE_NODE_POOL_H
