@@ -65,6 +65,8 @@ enum mutation {
   AROUND_WITHOUT_HOLE,          /* written around, and the cache keeps the old */
   AROUND_FILLED_UNFLUSHED,      /* what was written around is cached too soon */
   AROUND_FILLED,                /* what is being written around is cached */
+  EARLY_SET_UNVERIFIED,         /* stored with its data, which has no checksum */
+  HEADS_FORGOTTEN,              /* a flush skips heads that have open sets */
 };
 
 #ifdef PCACHE_MUTATIONS

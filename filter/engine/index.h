@@ -22,9 +22,8 @@
  * log's head locks may be taken, nothing else.
  *
  * Memory is only taken by index_new, index_reserve_locked and
- * index_build_add.  An extent
- * costs 32 bytes, and about 40 with what is free in the tree's nodes
- * (extent_tree.c); an empty tree keeps nothing. */
+ * index_build_add.  An extent costs 32 bytes, and 40 to 44 with what is free in
+ * the tree's nodes (extent_tree.c); an empty tree keeps nothing. */
 
 #ifndef PCACHE_INDEX_H
 #define PCACHE_INDEX_H

@@ -596,7 +596,8 @@ close_sets (struct log *log, struct head *head, uint64_t epoch)
       if (r < 0)
         error = r;
     }
-    active |= open->count > 0 || open->in_flight > 0;
+    active |= (open->count > 0 || open->in_flight > 0)
+      && !MUTATION (HEADS_FORGOTTEN);
   }
   if (!active)
     atomic_store_explicit (&head->active, false, memory_order_relaxed);
@@ -761,7 +762,8 @@ log_expect_flush (struct log *log, struct reservation *res)
 
   /* Without checksums the data would have to be there first.  If it fails, the set
    * stays open, for the flush to find. */
-  if (log->options.data_crc && pmem_sync_is_near (log->options.pmem))
+  if ((log->options.data_crc || MUTATION (EARLY_SET_UNVERIFIED))
+      && pmem_sync_is_near (log->options.pmem))
     (void) close_own_set (log, res, &moved);
 }
 

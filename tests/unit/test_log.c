@@ -1024,6 +1024,31 @@ keep_sealing (void *opaque)
   return NULL;
 }
 
+/* A flush leaves heads alone that have nothing to close; one with a reservation may
+ * have something by the next flush. */
+static void
+a_flush_closes_what_was_reserved_before_the_last (void **state)
+{
+  (void) state;
+  for (int ordered = 0; ordered < 2; ordered++) {
+    struct reservation res;
+    struct record record = zero_record (2, false);
+
+    start (8, ordered, 1, true);
+    assert_int_equal (log_reserve (f.log, LOG_WRITE, 0, 1, &res), 0);
+    append (1);
+    flush ();
+    assert_int_equal (log_append_locked (f.log, &res, &record, 1), 0);
+    log_release (f.log, &res);
+    flush ();
+    assert_int_equal (find (0).records, 2);
+    append (3);
+    flush ();
+    assert_int_equal (find (0).records, 3);
+    finish ();
+  }
+}
+
 /* Append with the hint that a flush may come. */
 static void
 append_expecting (uint64_t start)
@@ -1134,6 +1159,7 @@ main (int argc, char *argv[])
     cmocka_unit_test (nothing_joins_a_set_that_moves),
     cmocka_unit_test (fua_covers_what_was_moved),
     cmocka_unit_test (a_flush_covers_what_moves_behind_it),
+    cmocka_unit_test (a_flush_closes_what_was_reserved_before_the_last),
     cmocka_unit_test (an_expected_flush_has_only_to_sync),
     cmocka_unit_test (concurrent_flushes_cover_what_came_before_them),
   };
