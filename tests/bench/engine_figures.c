@@ -38,7 +38,7 @@ static const struct sizes full_sizes = {
   4096 * MIB, 1024 * MIB, 300000, 1024 * MIB, 1024 * MIB,
 };
 static const struct sizes quick_sizes = {
-  768 * MIB, 128 * MIB, 50000, 160 * MIB, 128 * MIB,
+  512 * MIB, 96 * MIB, 30000, 160 * MIB, 96 * MIB,
 };
 
 static const struct sizes *
@@ -298,7 +298,7 @@ measure_tail (struct bench *bench, struct steady *steady)
 
   steady->workload.pace = steady->alone.reference.pace = 50000;
   steady->workload.requests = steady->alone.reference.requests =
-    bench->quick ? 25000 : 100000;
+    bench->quick ? 15000 : 100000;
   steady->workload.latency = &busy;
   steady->alone.reference.latency = &idle;
   measure_ratio (bench->results, &ratio, idle_tail_side, busy_tail_side,
