@@ -14,7 +14,13 @@
  * An item that touches several regions waits in a list of its own.  When all
  * are there they are swept over in the same way, and what is left of each, which is not
  * hidden by another of these, is dealt out to all regions that it touches: no
- * more than will stand in the index, unless small items hide it. */
+ * more than will stand in the index, unless small items hide it.
+ *
+ * A log holds many records that newer ones have replaced.  So that these do not
+ * take memory until the end, a worker sweeps over a bucket, or over his wide
+ * items, whenever there are twice as many as the last time, and keeps what is not
+ * hidden by others of the same bucket: what is hidden by one of them would be in
+ * the end, too. */
 
 #include <config.h>
 
@@ -57,11 +63,15 @@ struct block {
 
 static_assert (sizeof (struct block) <= INDEX_NODE_BYTES, "memory per record");
 
+/* So many items are kept without looking whether all of them count. */
+#define COMPACT_MIN 8192
+
 /* The items of one region. */
 struct bucket {
   struct block *block;          /* all full but the first */
   uint32_t count;               /* in that */
   uint32_t full;                /* blocks */
+  size_t limit;                 /* of items, before the next look */
 };
 
 struct key {
@@ -77,6 +87,7 @@ struct key_array {
 struct item_array {
   struct item *items;
   size_t count, room;
+  size_t limit;                 /* as a bucket's */
 };
 
 struct load_worker {
@@ -150,18 +161,22 @@ index_load_new (struct index *index, unsigned workers)
 }
 
 static void
+empty_bucket (struct index_load *load, struct bucket *bucket)
+{
+  struct block *block;
+
+  while ((block = bucket->block) != NULL) {
+    bucket->block = block->next;
+    index_node_put (load->index, block);
+  }
+  *bucket = (struct bucket) { 0 };
+}
+
+static void
 free_region (struct index_load *load, unsigned region)
 {
-  for (unsigned i = 0; i < load->workers; i++) {
-    struct bucket *bucket = load->worker[i].buckets + region;
-    struct block *block;
-
-    while ((block = bucket->block) != NULL) {
-      bucket->block = block->next;
-      index_node_put (load->index, block);
-    }
-    *bucket = (struct bucket) { 0 };
-  }
+  for (unsigned i = 0; i < load->workers; i++)
+    empty_bucket (load, load->worker[i].buckets + region);
 }
 
 void
@@ -170,7 +185,7 @@ index_load_clear (struct index_load *load)
   for (unsigned region = 0; region < load->regions; region++)
     free_region (load, region);
   for (unsigned i = 0; i < load->workers; i++)
-    load->worker[i].wide.count = 0;
+    load->worker[i].wide.count = load->worker[i].wide.limit = 0;
 }
 
 void
@@ -190,11 +205,16 @@ index_load_free (struct index_load *load)
   free (load);
 }
 
+static inline size_t
+bucket_count (const struct bucket *bucket)
+{
+  return bucket->full * BLOCK_ITEMS + bucket->count;
+}
+
 /* NULL: out of memory. */
 static inline struct item *
-new_item (struct index_load *load, struct load_worker *w, unsigned region)
+new_item (struct index_load *load, struct bucket *bucket)
 {
-  struct bucket *bucket = &w->buckets[region];
   struct item *item;
 
   if (bucket->block == NULL || bucket->count == BLOCK_ITEMS) {
@@ -230,19 +250,39 @@ new_wide (struct load_worker *w)
   return &wide->items[wide->count++];
 }
 
+static int compact_bucket (struct index_load *load, struct load_worker *w,
+                           struct bucket *bucket);
+static int compact_wide (struct load_worker *w);
+
+/* Where the next one goes, after a look at those that are there, if it is time. */
+static inline struct item *
+place_for (struct index_load *load, struct load_worker *w, struct range range)
+{
+  struct bucket *bucket;
+
+  if (load->regions > 1
+      && range.start / INDEX_CHUNK != (range_end (range) - 1) / INDEX_CHUNK) {
+    if (w->wide.count >= MAX (w->wide.limit, (size_t) COMPACT_MIN)
+        && compact_wide (w) < 0)
+      return NULL;
+    return new_wide (w);
+  }
+  bucket = &w->buckets[index_region_of (load->index, range.start)];
+  if (bucket->count == BLOCK_ITEMS
+      && bucket_count (bucket) >= MAX (bucket->limit, (size_t) COMPACT_MIN)
+      && compact_bucket (load, w, bucket) < 0)
+    return NULL;
+  return new_item (load, bucket);
+}
+
 static inline int
 add_item (struct index_load *load, unsigned worker, struct range range,
           uint64_t sequence, uint64_t value, uint64_t place)
 {
-  struct load_worker *w = &load->worker[worker];
   struct item *item;
 
   assert (worker < load->workers);
-  if (load->regions > 1
-      && range.start / INDEX_CHUNK != (range_end (range) - 1) / INDEX_CHUNK)
-    item = new_wide (w);
-  else
-    item = new_item (load, w, index_region_of (load->index, range.start));
+  item = place_for (load, &load->worker[worker], range);
   if (item == NULL)
     return -ENOMEM;
   /* Not made elsewhere and copied: that copy would wait for the stores. */
@@ -391,6 +431,21 @@ heap_pop (struct sweep *sweep)
   heap[i] = item;
 }
 
+/* ITEM covers the place where the sweep is, or ends before it. */
+static void
+take_item (struct sweep *sweep, const struct item *item)
+{
+  /* Of a block that was written a million times all start here: those that can
+   * never be on top again do not stay. */
+  if (sweep->count > 0 && is_newer (sweep->heap[0], item)
+      && item_end (item) <= item_end (sweep->heap[0]))
+    return;
+  while (sweep->count > 0 && is_newer (item, sweep->heap[0])
+         && item_end (sweep->heap[0]) <= item_end (item))
+    heap_pop (sweep);
+  heap_push (sweep, item);
+}
+
 static void
 sweep_start (struct sweep *sweep, const struct key_array *keys,
              struct key *spare)
@@ -408,8 +463,9 @@ static bool
 sweep_to_item (struct sweep *sweep)
 {
   for (;;) {
-    while (sweep->next < sweep->end && sweep->next->start <= sweep->at)
-      heap_push (sweep, sweep->next++->item);
+    for (; sweep->next < sweep->end && sweep->next->start <= sweep->at;
+         sweep->next++)
+      take_item (sweep, sweep->next->item);
     while (sweep->count > 0 && item_end (sweep->heap[0]) <= sweep->at)
       heap_pop (sweep);
     if (sweep->count > 0)
@@ -483,6 +539,111 @@ add_key (struct key_array *keys, const struct item *item)
   keys->keys[keys->count++] = (struct key) { item->start, item };
 }
 
+static inline void
+prefetch_block (const struct block *block)
+{
+  if (block)
+    for (unsigned i = 0; i < BLOCK_ITEMS; i += 2)
+      __builtin_prefetch (&block->item[i]);
+}
+
+static void
+collect_bucket (const struct bucket *bucket, struct key_array *keys)
+{
+  unsigned count = bucket->count;
+
+  for (const struct block *b = bucket->block; b; b = b->next) {
+    prefetch_block (b->next);
+    for (unsigned j = 0; j < count; j++)
+      add_key (keys, &b->item[j]);
+    count = BLOCK_ITEMS;
+  }
+}
+
+/* The part of what PIECE is of that is to be kept: of data all, since it is named as
+ * a whole, so that it may be kept twice. */
+static struct item
+kept_item (const struct swept *piece)
+{
+  struct item item = *piece->item;
+
+  if (item_kind (&item) != EXTENT_DATA) {
+    item.start = piece->start;
+    item.value = piece->end - piece->start;
+  }
+  return item;
+}
+
+/* Keep in BUCKET, which is W's, what is not hidden by others in it. */
+static int
+compact_bucket (struct index_load *load, struct load_worker *w,
+                struct bucket *bucket)
+{
+  struct bucket kept = { 0 };
+  const struct item *last = NULL;
+  struct sweep sweep;
+  struct swept piece;
+
+  if (make_room (w, bucket_count (bucket)) < 0)
+    return -ENOMEM;
+  w->keys.count = 0;
+  collect_bucket (bucket, &w->keys);
+  sort_keys (w);
+  sweep_start (&sweep, &w->keys, w->spare);
+  while (sweep_next (&sweep, &piece)) {
+    struct item *item;
+
+    if (piece.item == last && item_kind (last) == EXTENT_DATA)
+      continue;
+    last = piece.item;
+    item = new_item (load, &kept);
+    if (item == NULL) {
+      empty_bucket (load, &kept);
+      return -ENOMEM;
+    }
+    *item = kept_item (&piece);
+  }
+  /* Pieces can be more than there were items. */
+  if (bucket_count (&kept) < bucket_count (bucket)) {
+    empty_bucket (load, bucket);
+    *bucket = kept;
+  }
+  else
+    empty_bucket (load, &kept);
+  bucket->limit = 2 * bucket_count (bucket);
+  return 0;
+}
+
+/* The same of the items that touch several regions, of which none is data. */
+static int
+compact_wide (struct load_worker *w)
+{
+  struct item_array *wide = &w->wide;
+  struct item *kept = malloc (wide->count * sizeof *kept);
+  struct sweep sweep;
+  struct swept piece;
+  size_t count = 0;
+
+  if (kept == NULL || make_room (w, wide->count) < 0) {
+    free (kept);
+    return -ENOMEM;
+  }
+  w->keys.count = 0;
+  for (size_t i = 0; i < wide->count; i++)
+    add_key (&w->keys, &wide->items[i]);
+  sort_keys (w);
+  sweep_start (&sweep, &w->keys, w->spare);
+  while (count < wide->count && sweep_next (&sweep, &piece))
+    kept[count++] = kept_item (&piece);
+  if (count < wide->count) {
+    memcpy (wide->items, kept, count * sizeof *kept);
+    wide->count = count;
+  }
+  wide->limit = 2 * wide->count;
+  free (kept);
+  return 0;
+}
+
 /* Deal out the items that touch several regions. */
 static int
 spread_wide (struct index_load *load)
@@ -512,13 +673,11 @@ spread_wide (struct index_load *load)
                       bits);
     for (unsigned region = 0; region < load->regions; region++)
       if (bits[region / 64] >> region % 64 & 1) {
-        struct item *part = new_item (load, w, region);
+        struct item *part = new_item (load, &w->buckets[region]);
 
         if (part == NULL)
           return -ENOMEM;
-        *part = *piece.item;
-        part->start = piece.start;
-        part->value = piece.end - piece.start;
+        *part = kept_item (&piece);
       }
   }
   return 0;
@@ -551,20 +710,9 @@ count_items (const struct index_load *load, unsigned region)
 {
   size_t count = 0;
 
-  for (unsigned i = 0; i < load->workers; i++) {
-    const struct bucket *bucket = &load->worker[i].buckets[region];
-
-    count += bucket->full * BLOCK_ITEMS + bucket->count;
-  }
+  for (unsigned i = 0; i < load->workers; i++)
+    count += bucket_count (&load->worker[i].buckets[region]);
   return count;
-}
-
-static inline void
-prefetch_block (const struct block *block)
-{
-  if (block)
-    for (unsigned i = 0; i < BLOCK_ITEMS; i += 2)
-      __builtin_prefetch (&block->item[i]);
 }
 
 static void
@@ -572,17 +720,8 @@ collect_keys (const struct index_load *load, unsigned region,
               struct key_array *keys)
 {
   keys->count = 0;
-  for (unsigned i = 0; i < load->workers; i++) {
-    const struct bucket *bucket = &load->worker[i].buckets[region];
-    unsigned count = bucket->count;
-
-    for (const struct block *b = bucket->block; b; b = b->next) {
-      prefetch_block (b->next);
-      for (unsigned j = 0; j < count; j++)
-        add_key (keys, &b->item[j]);
-      count = BLOCK_ITEMS;
-    }
-  }
+  for (unsigned i = 0; i < load->workers; i++)
+    collect_bucket (&load->worker[i].buckets[region], keys);
 }
 
 static int

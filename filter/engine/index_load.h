@@ -8,9 +8,10 @@
  * Several threads may add: each has a number of its own.  Then index_load_build,
  * by one, starts as many.
  *
- * Memory: 34 bytes a record until it is built, from the index, which gets it back
- * region by region, as the trees grow; beyond that, 32 bytes for each record of the
- * region, for each thread. */
+ * Memory: 34 bytes a record, in the index's own nodes, until its region is built;
+ * beyond that, 32 bytes for each record of the region, for each thread.  Of
+ * records that newer ones hide there are never many: as many as of the others, or
+ * 8192 a region and thread. */
 
 #ifndef PCACHE_INDEX_LOAD_H
 #define PCACHE_INDEX_LOAD_H

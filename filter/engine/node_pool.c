@@ -77,8 +77,8 @@ new_slab_locked (struct node_pool *pool)
 #ifdef MADV_HUGEPAGE
   /* A hint: without it each lookup in a large index misses the TLB.  Not for the
    * first: the kernel would clear 2 MiB for an index of a few extents. */
-  if (pool->slabs > 0)
-    (void) madvise (slab, NODE_POOL_SLAB, MADV_HUGEPAGE);
+  (void) madvise (slab, NODE_POOL_SLAB,
+                  pool->slabs > 0 ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
 #endif
   *slab = (struct slab) { .fresh = pool->node_size };
   open_slab_locked (pool, slab);

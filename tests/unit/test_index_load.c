@@ -16,6 +16,7 @@
 
 #include "base/workers.h"
 #include "engine/index_load.h"
+#include "engine/node_pool.h"
 #include "support/seed.h"
 
 #define KIB UINT64_C (1024)
@@ -251,6 +252,47 @@ many_records_are_loaded (void **state)
     });
 }
 
+/* So many in so little room that those which are hidden go before the end. */
+static void
+hidden_records_go_early (void **state)
+{
+  static const unsigned regions[] = { 1, 4 };
+
+  (void) state;
+  for (unsigned turn = 0; turn < 4; turn++)
+    play ((struct history) {
+        .regions = regions[turn % 2], .disk = (4 + below (8)) * MIB,
+        .grain = below (2) ? KIB : 4 * KIB,
+        .longest = (4 + below (2) * 12) * KIB,
+        .percent_wide = turn % 2 ? 50 : 0, .percent_data = below (100),
+        .count = 60000,
+      });
+}
+
+static void
+overwritten_records_take_no_memory (void **state)
+{
+  struct index *index = index_new (1);
+  const size_t before = index_memory (index);
+  struct index_load *load = index_load_new (index, 1);
+
+  (void) state;
+  assert_true (load != NULL);
+  for (uint64_t i = 1; i <= 500000; i++) {
+    const struct extent extent = {
+      .range = { i % 100 * 4 * KIB, 4 * KIB }, .kind = EXTENT_DATA,
+      .record_at = i * 64, .record_length = 4 * KIB,
+    };
+
+    assert_int_equal (index_load_add (load, 0, &extent, i), 0);
+  }
+  assert_true (index_memory (index) <= before + NODE_POOL_SLAB);
+  assert_int_equal (index_load_build (load), 0);
+  assert_int_equal (index_check (index), 100);
+  index_load_free (load);
+  index_free (index);
+}
+
 static void
 nothing_is_loaded (void **state)
 {
@@ -268,6 +310,8 @@ main (int argc, char *argv[])
     cmocka_unit_test (the_newest_record_of_each_byte_wins),
     cmocka_unit_test (long_zeros_lie_beneath_and_above),
     cmocka_unit_test (many_records_are_loaded),
+    cmocka_unit_test (hidden_records_go_early),
+    cmocka_unit_test (overwritten_records_take_no_memory),
   };
 
   seed_choose (argc, argv);
