@@ -15,13 +15,13 @@
  *
  *   - A full leaf first tries to shift entries to a neighbour under the same
  *     parent and splits in halves only when both are nearly full.  Random
- *     inserts fill leaves to 85 % by that, and ascending or descending ones to
- *     95 %.  (Cutting a leaf where a run of inserts goes on was tried: it
+ *     inserts fill leaves to 80 % by that, and ascending or descending ones to
+ *     93 %.  (Cutting a leaf where a run of inserts goes on was tried: it
  *     gains 3 % for one endless run, and loses 8 % when each chunk of the
  *     disk is written by a run of its own.)
  *   - Neighbours that fit into three quarters of a node are merged.
  *
- * Nodes of the upper levels are about one hundredth of the memory, so
+ * Nodes of the upper levels are about one twentieth of the memory, so
  * they are simply split in halves; worst_case_nodes counts on that. */
 
 #include <config.h>
@@ -58,8 +58,8 @@
  * and half of it for one: half of the room must take them. */
 #define SHIFT_MIN 4
 
-/* So full are nodes made by extent_tree_append: about as full as random inserts
- * would make them, and the next ones need not split every leaf. */
+/* So full are nodes made by extent_tree_append: as full as ascending inserts would
+ * make them, and the next one need not split its leaf. */
 #define LEAF_FILL (LEAF_MAX - LEAF_MAX / 10)
 #define BRANCH_FILL (BRANCH_MAX - BRANCH_MAX / 10)
 

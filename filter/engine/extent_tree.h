@@ -20,8 +20,9 @@
 #include "engine/node_pool.h"
 
 /* Adjacent nodes of one parent that are not more than three quarters full
- * together become one, so that each level divides their number by dozens: this
- * is more than an address space can hold. */
+ * together become one, so that two together have that much, and each level divides
+ * their number by five at least: more levels than this would not fit into any
+ * machine's memory. */
 #define EXTENT_TREE_MAX_HEIGHT INDEX_MAX_HEIGHT
 
 struct tree_node;
@@ -72,7 +73,7 @@ extern void extent_tree_insert (struct extent_tree *tree,
 
 /* Put EXTENT behind all that is in the tree, which was made by this call alone:
  * LAST is the last node of each level, whatever while the tree is empty.  Needs no
- * promise.  Leaves are left with room for one extent in ten.  0 or -ENOMEM, with
+ * promise.  Leaves are left with room for one extent.  0 or -ENOMEM, with
  * nothing changed. */
 extern int extent_tree_append (struct extent_tree *tree,
                                struct tree_node *last[EXTENT_TREE_MAX_HEIGHT],

@@ -19,10 +19,11 @@
  * ascending order.  That is the only way to hold more than one, so it cannot
  * deadlock.  Functions named _locked want the range they are given locked,
  * by itself or as a part of a longer one.  Inside a region's lock the
- * log's head locks may be taken, nothing else.
+ * log's head locks may be taken, and what lies beneath these, and that of the
+ * nodes' memory.
  *
- * Memory is only taken by index_new, index_reserve_locked and
- * index_build_add.  An extent costs 32 bytes, and 40 to 44 with what is free in
+ * Memory is only taken by index_new, index_reserve_locked, index_build_add and
+ * index_node_take.  An extent costs 32 bytes, and 40 to 44 with what is free in
  * the tree's nodes (extent_tree.c); an empty tree keeps nothing. */
 
 #ifndef PCACHE_INDEX_H

@@ -74,7 +74,6 @@ struct log {
   _Atomic uint64_t closed_through;
   _Atomic uint64_t durable_through;
   _Atomic bool distrusted;      /* see log_distrust */
-  _Atomic uint32_t retired;     /* segments waiting to be sealed */
   _Atomic unsigned turn;
 
   pthread_mutex_t moving;       /* held from log_take_refused to
@@ -467,12 +466,10 @@ try_take (struct log *log, struct head *head, uint32_t data_bytes,
 }
 
 static void
-retire_locked (struct log *log, struct open_segment *open)
+retire_locked (struct open_segment *open)
 {
-  if (open && !open->retired) {
+  if (open)
     open->retired = true;
-    atomic_fetch_add (&log->retired, 1);
-  }
 }
 
 /* Give HEAD a new segment and take the reservation from it. */
@@ -501,7 +498,7 @@ refill (struct log *log, struct head *head, enum log_purpose purpose,
     if (purpose != LOG_OPTIONAL && !MUTATION (T13_IDLE_HEADS)) {
       {
         HOLD_HEAD (head);
-        retire_locked (log, head->segments);
+        retire_locked (head->segments);
       }
       if (log->options.on_retired)
         log->options.on_retired (log->options.opaque);
@@ -515,7 +512,7 @@ refill (struct log *log, struct head *head, enum log_purpose purpose,
 
   {
     HOLD_HEAD (head);
-    retire_locked (log, head->segments);
+    retire_locked (head->segments);
     open->next = head->segments;
     head->segments = open;
     taken = take_locked (head, data_bytes, records, log, res);
@@ -848,7 +845,7 @@ take_refused (struct log *log, struct head *head, struct refused_set *set)
       break;
   if (open == NULL)
     return false;
-  retire_locked (log, open);
+  retire_locked (open);
   open->abandoned = true;
   open->in_flight++;            /* it must not go away */
   set->head = head;
@@ -989,7 +986,6 @@ seal_head (struct log *log, struct head *head, unsigned *count)
       error = r;
       continue;
     }
-    atomic_fetch_sub (&log->retired, 1);
     free (open);
     ++*count;
   }
@@ -1020,7 +1016,7 @@ log_retire_segment (struct log *log, uint32_t id)
     for (struct open_segment *open = log->heads[i].segments; open;
          open = open->next)
       if (open->segment->id == id)
-        retire_locked (log, open);
+        retire_locked (open);
   }
 }
 
@@ -1033,7 +1029,7 @@ log_retire_heads (struct log *log)
 
     if (open && (open->sets > 0 || open->count > 0
                  || open->in_flight > 0))
-      retire_locked (log, open);
+      retire_locked (open);
   }
 }
 

@@ -74,7 +74,8 @@ schedule_look (struct schedule *schedule, const struct settings *settings,
     return CAUSE_SPACE;
   if (above)
     return CAUSE_DIRTY;
-  if (s->now_ms - s->oldest_ms >= delay_ms)
+  /* It may have come since the clock was read. */
+  if (s->now_ms - MIN (s->now_ms, s->oldest_ms) >= delay_ms)
     return CAUSE_AGE;
   if (idle)
     return CAUSE_IDLE;

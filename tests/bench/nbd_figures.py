@@ -124,9 +124,11 @@ class Bench:
         return self
 
     def __exit__(self, *exception):
-        self.use([], 0)
-        shutil.rmtree(self.scratch)
-        shutil.rmtree(self.memory)
+        try:
+            self.use([], 0)
+        finally:
+            shutil.rmtree(self.scratch, ignore_errors=True)
+            shutil.rmtree(self.memory, ignore_errors=True)
 
     def new_name(self, kind):
         self.names += 1

@@ -45,7 +45,8 @@ static const struct backend_ops forget_ops = {
 };
 
 struct full_cache {
-  char path[4096];
+  char path[4096];              /* of FD, whose file has no name any more */
+  int fd;
   uint64_t records;
   struct checkpoint *checkpoint;        /* of its index */
   struct pmem_ops sparse_ops;
@@ -131,7 +132,9 @@ fill (struct full_cache *full, const char *directory, uint64_t size,
 
   snprintf (full->path, sizeof full->path, "%s/pcache-bench-XXXXXX",
             directory);
-  fd = mkstemp (full->path);
+  full->fd = fd = mkstemp (full->path);
+  unlink (full->path);          /* whatever happens, its memory comes back */
+  snprintf (full->path, sizeof full->path, "/proc/self/fd/%d", fd);
   must (fd >= 0 && ftruncate (fd, size) == 0, "creating the device");
   options.segment_size = size < GIB ? MIB : CACHE_DEFAULT_SEGMENT_SIZE;
   full->records = room / (BLOCK + sizeof (struct media_record) + 1);
@@ -154,13 +157,12 @@ fill (struct full_cache *full, const char *directory, uint64_t size,
   cache_close (cache);
   forget_data (fd, &sb, size);
   free (order);
-  close (fd);
 }
 
 static void
 drop (struct full_cache *full)
 {
-  unlink (full->path);
+  close (full->fd);
 }
 
 /* --- the bare loop -------------------------------------------------------- */
