@@ -41,7 +41,9 @@ start second "${parameters[@]}"
 # Writes have FUA then, and zeros; a discard is no write.
 python "$(dirname "$this_test")/qemu_io_script.py" $RANDOM $((24 * MiB)) 200 \
        commands expected.img no-discard
+# The first kill may come before it has connected.
 disk=driver=nbd,server.type=unix,server.path=$dir/second.sock,reconnect-delay=60
+disk+=,open-timeout=60
 qemu-io --image-opts -t writethrough "$disk" < commands > io.log 2>&1 &
 qemu=$!
 helpers+=($qemu)
