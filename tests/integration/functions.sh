@@ -470,6 +470,22 @@ mount_loop ()
   losetup --direct-io=on "$(findmnt -n -o SOURCE mnt)"
 }
 
+# attach_loop FILE: $loop is a block device on it, until detach_loop.  Through
+# it a program's writes come in whole blocks, as on a disk; e2fsck changes a
+# superblock two bytes at a time.
+attach_loop ()
+{
+  loop=$(losetup --find --show --direct-io=on "$1") ||
+    fail "no loop device on $1"
+  loops+=("$loop")
+}
+
+detach_loop ()
+{
+  losetup -d "$loop"
+  unset 'loops[-1]'
+}
+
 # Images. ----------------------------------------------------------------
 
 # random_file PATH SIZE: not compressible, the same every time.

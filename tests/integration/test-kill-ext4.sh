@@ -67,11 +67,13 @@ recovered ()
 
   attach cache
   if [ $((RANDOM % 3)) -eq 0 ]; then
-    e2fsck -fp fuse/disk > e2fsck-killed.log 2>&1 &
+    attach_loop fuse/disk
+    e2fsck -fp "$loop" > e2fsck-killed.log 2>&1 &
     repairing=$!
     sleep_up_to 60
     kill_hard cache
     wait $repairing || true
+    detach_loop
     detach
     start_cache
     attach cache
@@ -81,7 +83,9 @@ recovered ()
     umount mnt
     clean fuse/disk "after kill $kills, the kernel has replayed the journal"
   else
-    repaired fuse/disk "after kill $kills"
+    attach_loop fuse/disk
+    repaired "$loop" "after kill $kills"
+    detach_loop
   fi
   mount_loop fuse/disk "${mounts[RANDOM % ${#mounts[@]}]}" ||
     fail "after kill $kills it cannot be mounted, but e2fsck finds nothing"
