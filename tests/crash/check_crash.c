@@ -19,6 +19,7 @@
 
 #include "base/arith.h"
 #include "crash/explorer.h"
+#include "support/scale.h"
 #include "support/seed.h"
 
 #define MAX_JOBS 64
@@ -441,7 +442,7 @@ main (int argc, char *argv[])
     { "seed", required_argument, NULL, 's' },
     { NULL, 0, NULL, 0 },
   };
-  const char *text = NULL, *scale_text = getenv ("TEST_SCALE");
+  const char *text = NULL;
   unsigned jobs = sysconf (_SC_NPROCESSORS_ONLN);
   char *seed_argv[] = { argv[0], "--seed", NULL };
   bool be_long = false;
@@ -463,10 +464,9 @@ main (int argc, char *argv[])
     return 2;
   }
   jobs = MIN (MAX (jobs, 1u), (unsigned) MAX_JOBS);
-  if (scale_text)
-    scale = MAX (strtoul (scale_text, NULL, 10), 1ul);
   /* Where a sanitizer makes it slow, it finds what it looks for at the first
    * few. */
+  scale = test_scale ();
   scale = MIN (scale, MAX (scale * scale * scale / 10000, 1u));
   seed_choose (seed_argv[2] ? 3 : 1, seed_argv);
   tasks = be_long ? longer : normal;

@@ -28,6 +28,7 @@
 #include "engine/cache.h"
 #include "engine/superblock.h"
 #include "support/reports.h"
+#include "support/scale.h"
 #include "support/seed.h"
 
 #define CLIENTS 3
@@ -313,10 +314,7 @@ run_once (bool ordered)
 static void
 run (bool ordered)
 {
-  const char *scale = getenv ("TEST_SCALE");
-  const unsigned runs = MAX ((scale ? atoi (scale) : 100) * 6 / 100, 1);
-
-  for (unsigned i = 0; i < runs; i++, seed++)
+  for (uint64_t i = scaled (6, 1); i > 0; i--, seed++)
     run_once (ordered);
 }
 

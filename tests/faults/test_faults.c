@@ -40,6 +40,7 @@
 #include "support/faults.h"
 #include "support/memory_backend.h"
 #include "support/memory_pmem.h"
+#include "support/scale.h"
 #include "support/seed.h"
 
 #define KIB UINT64_C (1024)
@@ -903,14 +904,6 @@ live_through (const struct history *history, const struct image *image,
 
 /* --- all lives -------------------------------------------------------- */
 
-static unsigned
-percent (void)
-{
-  const char *scale = getenv ("TEST_SCALE");
-
-  return scale ? MAX (atoi (scale), 1) : 100;
-}
-
 /* A cache with dirty data, cut off in the middle of things. */
 static void
 make_image (struct image *image, bool ordered)
@@ -981,22 +974,25 @@ fail_each (const struct history *history, enum fault fault, unsigned stride)
 }
 
 /* Each N in the usual run.  Where a sanitizer makes it slow, a part, and another
- * one with each seed; the smallest part of what there is most. */
+ * one with each seed; the smallest part of what there is most, and still less
+ * for the one that is about threads. */
 static unsigned
 stride_of (enum fault fault)
 {
-  if (percent () >= 100)
+  const unsigned stride = 100 / test_scale () * (test_scale () < 10 ? 3 : 1);
+
+  if (test_scale () >= 100)
     return 1;
   switch (fault) {
   case FAULT_ALLOCATION:
   case FAULT_READ:
-    return 400 / percent ();
+    return 4 * stride;
   case FAULT_STORE:
   case FAULT_FENCE:
   case FAULT_SYNC:
-    return 200 / percent ();
+    return 2 * stride;
   default:
-    return 100 / percent ();
+    return stride;
   }
 }
 
@@ -1086,7 +1082,7 @@ everything_may_fail_under_threads (void **state)
   (void) state;
   for (int fault = 0; fault < FAULT_COUNT; fault++)
     fail_each (&threaded, fault, fault == FAULT_THREAD ? 1
-               : 100 * 100 / percent ());
+               : 100 * 100 / test_scale ());
 }
 
 int

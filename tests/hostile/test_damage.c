@@ -31,6 +31,7 @@
 
 #include "hostile/life.h"
 #include "support/reports.h"
+#include "support/scale.h"
 #include "support/seed.h"
 
 /* No life takes a hundredth of it. */
@@ -43,7 +44,6 @@
 #define SEVERAL 2
 
 static const char *only;        /* HOSTILE_CASE */
-static unsigned percent = 100;
 
 static struct image *image;
 static struct life life;
@@ -73,16 +73,13 @@ is_asked_for (uint64_t n)
   return strcmp (only, part) == 0 || strcmp (only, full) == 0;
 }
 
-/* The next case begins: is it to be run?  One OF so many is, and another one
- * with the next seed. */
+/* The next case begins: is it to be run?  See case_is_chosen. */
 static bool
 next_case (unsigned of)
 {
   const uint64_t n = number++;
-  const uint64_t all = of * 100;
 
-  if (only ? !is_asked_for (n)
-      : (n * percent + seed % (of * 100) * percent) % all >= percent)
+  if (only ? !is_asked_for (n) : !case_is_chosen (n, of))
     return false;
   memset (&life, 0, sizeof life);
   life.image = image;
@@ -1499,8 +1496,6 @@ main (int argc, char *argv[])
   cmocka_set_message_output (CM_OUTPUT_TAP);
   seed_choose (argc, argv);
   only = getenv ("HOSTILE_CASE");
-  if (getenv ("TEST_SCALE"))
-    percent = MAX (atoi (getenv ("TEST_SCALE")), 1);
   life_violation = show;
   signal (SIGALRM, on_death);
   signal (SIGABRT, on_death);

@@ -4,12 +4,14 @@
 
 #include <config.h>
 
+#include <inttypes.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "hostile/fuzz_request.h"
+#include "support/scale.h"
 #include "support/seed.h"
 
 #define ROUNDS 50000            /* at a TEST_SCALE of 100 */
@@ -81,16 +83,15 @@ damage (char *line, size_t length, uint64_t *random)
 int
 main (int argc, char *argv[])
 {
-  const char *scale = getenv ("TEST_SCALE");
-  unsigned long rounds;
+  uint64_t rounds;
   uint64_t random;
 
   seed_choose (argc, argv);
   random = seed;
-  rounds = ROUNDS / 100 * (scale ? strtoul (scale, NULL, 10) : 100);
+  rounds = scaled (ROUNDS, 1);
   printf ("1..1\n");
   fflush (stdout);
-  for (unsigned long i = 0; i < rounds; i++) {
+  for (uint64_t i = 0; i < rounds; i++) {
     char line[MAX_LENGTH];
     const char *from = good[random_below (&random, COUNT (good))];
     size_t length = strlen (from);
@@ -105,6 +106,6 @@ main (int argc, char *argv[])
     LLVMFuzzerTestOneInput (exact, length);
     free (exact);
   }
-  printf ("ok 1 - %lu damaged requests\n", rounds);
+  printf ("ok 1 - %" PRIu64 " damaged requests\n", rounds);
   return EXIT_SUCCESS;
 }

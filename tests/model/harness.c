@@ -14,14 +14,7 @@
 
 #include "base/report.h"
 #include "model/harness.h"
-
-#if defined __SANITIZE_THREAD__
-#define DEFAULT_PERCENT 5
-#elif defined __SANITIZE_ADDRESS__
-#define DEFAULT_PERCENT 20
-#else
-#define DEFAULT_PERCENT 100
-#endif
+#include "support/scale.h"
 
 /* Injected errors make the engine talk; it matters only when a story
  * fails. */
@@ -130,7 +123,6 @@ void
 harness_start (int argc, char **argv)
 {
   const char *seed = getenv ("PCACHE_SEED"), *ops = getenv ("PCACHE_OPS");
-  const char *scale = getenv ("TEST_SCALE");
 
   for (int i = 1; i < argc; i++) {
     if (strcmp (argv[i], "--seed") == 0 && i + 1 < argc)
@@ -152,7 +144,6 @@ harness_start (int argc, char **argv)
   }
   if (ops && *ops)
     harness.ops = parse_number (ops);
-  harness.percent = scale && *scale ? parse_number (scale) : DEFAULT_PERCENT;
   setvbuf (stdout, NULL, _IOLBF, 0);
   report_set_sink (keep_report);
 }
@@ -167,8 +158,7 @@ harness_plan (int planned)
 uint64_t
 harness_ops (uint64_t usual)
 {
-  return harness.ops ? harness.ops
-    : MAX (usual * harness.percent / 100, UINT64_C (1));
+  return harness.ops ? harness.ops : scaled (usual, 1);
 }
 
 uint64_t

@@ -82,7 +82,6 @@ struct harness {
   uint64_t seed;
   uint64_t ops;                 /* 0: not given */
   bool trace;
-  unsigned percent;             /* of the usual number of operations */
   int planned, done;
 };
 

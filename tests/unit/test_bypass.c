@@ -23,6 +23,7 @@
 #include "engine/engine.h"
 #include "support/media_tools.h"
 #include "support/reports.h"
+#include "support/scale.h"
 #include "support/seed.h"
 #include "support/whole_cache.h"
 
@@ -425,7 +426,7 @@ static uint8_t expected;
 static void
 cut_power (void)
 {
-  for (unsigned i = 0; i < 3; i++) {
+  for (uint64_t i = scaled (3, 1); i > 0; i--) {
     struct memory_device *image = memory_device_crash (device, &random_state);
 
     expect_content (image, expected);
@@ -480,7 +481,7 @@ no_power_cut_brings_anything_old_back (void **state)
       expected = 3;
       cut_power ();
     }
-  assert_true (cuts > 100);
+  assert_true (cuts > scaled (100, 30));
 }
 
 /* --- threads ---------------------------------------------------------- */

@@ -32,6 +32,7 @@
 #include "engine/engine.h"
 #include "engine/gc.h"
 #include "support/reports.h"
+#include "support/scale.h"
 #include "support/seed.h"
 #include "support/small_engine.h"
 
@@ -472,15 +473,6 @@ live_through (const struct story *story, uint64_t from)
     memory_device_free (w.image);
 }
 
-static unsigned
-scaled (unsigned n)
-{
-  const char *scale = getenv ("TEST_SCALE");
-
-  n = scale ? n * atoi (scale) / 100 : n;
-  return n < 10 ? 10 : n;
-}
-
 static void
 tell (const struct story *story)
 {
@@ -489,7 +481,7 @@ tell (const struct story *story)
   scaled_story.crashes = 10;
   for (size_t i = 0; i < sizeof old_seeds / sizeof *old_seeds; i++)
     live_through (&scaled_story, old_seeds[i]);
-  scaled_story.crashes = scaled (story->crashes);
+  scaled_story.crashes = scaled (story->crashes, 10);
   live_through (&scaled_story, seed);
 }
 

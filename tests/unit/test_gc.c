@@ -22,6 +22,7 @@
 #include "engine/gc.h"
 #include "support/media_tools.h"
 #include "support/reports.h"
+#include "support/scale.h"
 #include "support/seed.h"
 #include "support/small_engine.h"
 
@@ -80,7 +81,7 @@ cut_the_power (struct memory_device *d, enum memory_event event, uint64_t at,
   (void) event;
   (void) at;
   (void) length;
-  for (int i = 0; i < 3; i++) {
+  for (uint64_t i = scaled (3, 1); i > 0; i--) {
     struct small_engine *other =
       small_engine_beside (eviction->of,
                            memory_device_crash (d, &eviction->random));
@@ -104,7 +105,7 @@ evict_under_power_cuts (void (*look) (struct small_engine *))
   assert_true (evict_one (small));
   small->device->hook = NULL;
   cut_the_power (small->device, MEMORY_SYNCED, 0, 0, &eviction);
-  assert_true (eviction.images > 20);
+  assert_true (eviction.images > scaled (20, 6));
 }
 
 static void

@@ -19,6 +19,7 @@
 #include "engine/gc.h"
 #include "support/media_tools.h"
 #include "support/reports.h"
+#include "support/scale.h"
 #include "support/seed.h"
 #include "support/small_engine.h"
 
@@ -244,7 +245,7 @@ cut_opening_after_a_kill (struct memory_device *d, enum memory_event event,
   (void) event;
   (void) at;
   (void) length;
-  for (int i = 0; i < 12; i++) {
+  for (uint64_t i = scaled (12, 2); i > 0; i--) {
     struct small_engine *other =
       small_engine_beside (opening->of,
                            memory_device_crash (d, &opening->random));
@@ -281,7 +282,7 @@ what_a_kill_left_in_the_page_cache_is_synced_first (void **state)
   small->device->opaque = &opening;
   small_engine_open (small);
   small->device->hook = NULL;
-  assert_true (opening.seen >= 20);
+  assert_true (opening.seen >= scaled (20, 4));
 
   for (uint64_t n = 0; n < 300; n++) {
     found[n] = is_cached (small, n * 512, 512);
@@ -894,12 +895,15 @@ all_damage_is_named_before_giving_up (void **state)
 static void
 no_field_of_a_set_breaks_an_open (void **state)
 {
-  unsigned opened = 0, refused = 0;
+  unsigned opened = 0, refused = 0, cases = 0;
 
   (void) state;
   make_four_sets (true, false);
   for (uint32_t offset = 0; offset < 128; offset += 4)
-    for (unsigned i = seed % 2; i < edge_value_count; i += 2) {
+    for (unsigned i = 0; i < edge_value_count; i++) {
+      if (!case_is_chosen (cases++, 2))
+        continue;
+
       struct memory_device *image = memory_device_clone (small->device);
       struct small_engine *other = small_engine_beside (small, image);
       struct media_set *set = set_on (image, 0, 1);
@@ -923,7 +927,7 @@ no_field_of_a_set_breaks_an_open (void **state)
         refused++;
       small_engine_free (other);
     }
-  assert_true (opened > 100 && refused > 100);
+  assert_true (opened > scaled (100, 1) && refused > scaled (100, 1));
   end ();
 }
 
@@ -931,13 +935,16 @@ no_field_of_a_set_breaks_an_open (void **state)
 static void
 no_field_of_a_twin_breaks_an_open (void **state)
 {
-  unsigned opened = 0;
+  unsigned opened = 0, cases = 0;
 
   (void) state;
   make_four_sets (true, true);
   for (int which = 0; which < 2; which++)
     for (uint32_t offset = 16; offset < 120; offset += 4)
-      for (unsigned i = seed % 2; i < edge_value_count; i += 2) {
+      for (unsigned i = 0; i < edge_value_count; i++) {
+        if (!case_is_chosen (cases++, 2))
+          continue;
+
         struct memory_device *image = memory_device_clone (small->device);
         struct small_engine *other = small_engine_beside (small, image);
 
@@ -964,7 +971,7 @@ no_field_of_a_twin_breaks_an_open (void **state)
         }
         small_engine_free (other);
       }
-  assert_true (opened > 100);
+  assert_true (opened > scaled (100, 1));
   end ();
 }
 

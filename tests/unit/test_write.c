@@ -18,6 +18,7 @@
 #include "engine/engine.h"
 #include "support/media_tools.h"
 #include "support/reports.h"
+#include "support/scale.h"
 #include "support/seed.h"
 #include "support/small_engine.h"
 
@@ -256,7 +257,7 @@ cut_the_power (struct memory_device *d, enum memory_event event, uint64_t at,
   (void) event;
   (void) at;
   (void) length;
-  for (int i = 0; i < 3; i++) {
+  for (uint64_t i = scaled (3, 1); i > 0; i--) {
     struct small_engine *other =
       small_engine_beside (small, memory_device_crash (d, &cuts->random));
 
@@ -327,7 +328,7 @@ a_place_that_refuses_sets_is_left (void **state)
       break;
     }
     small->device->hook = NULL;
-    assert_true (cuts.images > 10);
+    assert_true (cuts.images > scaled (10, 3));
     assert_true (reports_have (REPORT_WARNING, "segment 0|refuses"));
     assert_int_equal (reports_count (REPORT_ERROR), 0);
     assert_int_equal (segment_snapshot (&small->engine.segments, 0).state,

@@ -23,6 +23,7 @@
 #include "engine/writeback.h"
 #include "support/media_tools.h"
 #include "support/reports.h"
+#include "support/scale.h"
 #include "support/seed.h"
 #include "support/small_engine.h"
 
@@ -413,7 +414,7 @@ whatever_changes_between_attempts_everything_gets_there (void **state)
   uint64_t random = seed;
 
   (void) state;
-  for (unsigned round = 0; round < 20; round++) {
+  for (unsigned round = 0; round < scaled (20, 2); round++) {
     struct flaky flaky;
     unsigned version[RUNS], last = 1, attempts = 0;
     uint64_t limit = 0;
@@ -624,7 +625,7 @@ cut_the_power (struct memory_device *d, enum memory_event event, uint64_t at,
   (void) event;
   (void) at;
   (void) length;
-  for (int i = 0; i < 4; i++) {
+  for (uint64_t i = scaled (4, 1); i > 0; i--) {
     struct small_engine *other =
       small_engine_beside (small, memory_device_crash (d, opaque));
 
@@ -758,7 +759,7 @@ a_cache_full_of_dirty_data_can_lose_some (void **state)
     small->device->opaque = &full;
     write_back (small);
     small->device->hook = NULL;
-    assert_true (full.seen > 8);
+    assert_true (full.seen > scaled (8, 2));
     assert_int_equal (counted (small, STAT_lost_bytes),
                       (blocks + 6) / 7 * BLOCK);
 
@@ -975,7 +976,7 @@ look_for_stale_versions (struct memory_device *d, enum memory_event event,
   (void) event;
   (void) at;
   (void) length;
-  for (int i = 0; i < 4; i++) {
+  for (uint64_t i = scaled (4, 1); i > 0; i--) {
     struct small_engine *other =
       small_engine_beside (small, memory_device_crash (d, &full->random));
 
@@ -1013,7 +1014,7 @@ nothing_stale_comes_to_light_behind_a_damaged_set (void **state)
   assert_int_equal (written_back (), full.epoch);
   look_for_stale_versions (small->device, MEMORY_SYNCED, 0, 0, &full);
   small->device->hook = NULL;
-  assert_true (full.seen > 4);
+  assert_true (full.seen > scaled (4, 1));
   write_back (small);
   while (evict_one (small))
     ;
