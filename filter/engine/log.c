@@ -518,6 +518,9 @@ refill (struct log *log, struct head *head, enum log_purpose purpose,
     taken = take_locked (head, data_bytes, records, log, res);
     assert (taken);
   }
+  /* Another writer may have looked while the segment was on no list and in no
+   * head, and wait for one to be freed. */
+  segment_wake_all (log->options.segments);
   if (log->options.on_retired)
     log->options.on_retired (log->options.opaque);
   return 0;

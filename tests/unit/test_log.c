@@ -1049,6 +1049,24 @@ a_flush_closes_what_was_reserved_before_the_last (void **state)
   }
 }
 
+/* Who found no room just before waits for a segment to be freed, while here is
+ * one with room. */
+static void
+who_waits_for_space_hears_of_a_new_segment (void **state)
+{
+  uint64_t ticket;
+
+  (void) state;
+  start (8, true, 1, true);
+  ticket = segment_ticket (&f.segments);
+  append (1);                   /* the head's first segment */
+  assert_int_not_equal (segment_ticket (&f.segments), ticket);
+  ticket = segment_ticket (&f.segments);
+  append (2);
+  assert_int_equal (segment_ticket (&f.segments), ticket);
+  finish ();
+}
+
 /* Append with the hint that a flush may come. */
 static void
 append_expecting (uint64_t start)
@@ -1160,6 +1178,7 @@ main (int argc, char *argv[])
     cmocka_unit_test (fua_covers_what_was_moved),
     cmocka_unit_test (a_flush_covers_what_moves_behind_it),
     cmocka_unit_test (a_flush_closes_what_was_reserved_before_the_last),
+    cmocka_unit_test (who_waits_for_space_hears_of_a_new_segment),
     cmocka_unit_test (an_expected_flush_has_only_to_sync),
     cmocka_unit_test (concurrent_flushes_cover_what_came_before_them),
   };
