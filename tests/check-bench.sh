@@ -22,7 +22,7 @@ complain ()
 
 engine="engine-randwrite-4k-1t engine-randwrite-4k-2t engine-randread-4k-1t
         engine-randread-4k-2t engine-write-flush-4k engine-scaling-2t
-        engine-steady engine-full writeback replay-records"
+        engine-steady engine-tail-stall engine-full writeback replay-records"
 nbd="nbd-randwrite-4k-qd16 nbd-randread-4k-qd16 nbd-qd1 nbd-vs-cache nbd-vs-cow
      nbd-fsync-pmem nbd-fsync-file nbd-copy nbd-slow"
 

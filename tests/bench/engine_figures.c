@@ -228,7 +228,15 @@ struct steady {
   struct pair alone;            /* the reference: nothing behind it */
   struct stand *stand;
   struct workload workload;
+
+  uint64_t longest_ns;          /* of the slice; the next three, of all */
+  uint64_t stall_ns, space_waits;
+  double eviction_ns;
+  unsigned slices;
 };
+
+/* So many in turn make one measurement. */
+#define EVICTIONS 2
 
 static double
 alone_side (void *opaque)
@@ -305,10 +313,57 @@ measure_tail (struct bench *bench, struct steady *steady)
                  steady);
   print_latency (bench, "write-idle", &idle);
   print_latency (bench, "write-busy", &busy);
+  steady->workload.latency = NULL;
+}
+
+static double
+eviction_side (void *opaque)
+{
+  struct steady *steady = opaque;
+  const double ns = stand_evict (steady->stand, EVICTIONS);
+
+  steady->eviction_ns += ns;
+  steady->slices++;
+  return ns;
+}
+
+static double
+stall_side (void *opaque)
+{
+  struct steady *steady = opaque;
+
+  (void) stand_run (steady->stand, &steady->workload);
+  steady->stall_ns = MAX (steady->stall_ns, steady->longest_ns);
+  steady->space_waits += stand_status (steady->stand).space_waits;
+  return (double) steady->longest_ns;
+}
+
+/* Of each slice the longest write counts, so one bad moment in it is enough, for
+ * which the machine may be to blame as well: the median is of slices. */
+static void
+measure_stall (struct bench *bench, struct steady *steady)
+{
+  static const struct ratio ratio = {
+    "engine-tail-stall", "the longest of many 4K writes while write-back and "
+    "eviction run and there is clean space / the eviction of one segment, "
+    "nothing else going on; both less what a thread waits for a CPU", 1.0,
+    true,
+  };
+
+  steady->workload.pace = 50000;
+  steady->workload.requests = bench->quick ? 15000 : 100000;
+  steady->workload.longest_ns = &steady->longest_ns;
+  measure_ratio (bench->results, &ratio, eviction_side, stall_side, steady);
+  results_figure (bench->results, "write-busy-longest",
+                  (double) steady->stall_ns / 1000, "us");
+  results_figure (bench->results, "segment-eviction",
+                  steady->eviction_ns / steady->slices / 1000, "us");
+  results_figure (bench->results, "write-busy-space-waits",
+                  (double) steady->space_waits, "waits");
 }
 
 static const char *const steady_names[] = {
-  "engine-steady", "engine-tail-p99.9", NULL,
+  "engine-steady", "engine-tail-p99.9", "engine-tail-stall", NULL,
 };
 
 static void
@@ -352,6 +407,8 @@ steady_group (struct bench *bench)
     measure_ratio (bench->results, &ratio, alone_side, steady_side, &steady);
   if (results_want (bench->results, "engine-tail-p99.9"))
     measure_tail (bench, &steady);
+  if (results_want (bench->results, "engine-tail-stall"))
+    measure_stall (bench, &steady);
   stand_free (steady.stand);
   stand_free (steady.alone.stand);
 }

@@ -20,12 +20,18 @@ struct results {
 };
 
 uint64_t
-clock_ns (void)
+clock_read_ns (clockid_t clock)
 {
   struct timespec ts;
 
-  clock_gettime (CLOCK_MONOTONIC, &ts);
+  clock_gettime (clock, &ts);
   return (uint64_t) ts.tv_sec * 1000000000 + ts.tv_nsec;
+}
+
+uint64_t
+clock_ns (void)
+{
+  return clock_read_ns (CLOCK_MONOTONIC);
 }
 
 void

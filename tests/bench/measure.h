@@ -18,6 +18,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <time.h>
 
 #define MEASURE_MIN_PAIRS 5
 #define MEASURE_MAX_PAIRS 101
@@ -57,7 +58,8 @@ extern void results_point (struct results *results, const char *series,
 /* 0 or -errno. */
 extern int results_write (const struct results *results, const char *path);
 
-extern uint64_t clock_ns (void);
+extern uint64_t clock_read_ns (clockid_t clock);
+extern uint64_t clock_ns (void);         /* CLOCK_MONOTONIC */
 
 /* The benchmark cannot go on: say so, and end. */
 extern void must (bool ok, const char *what);

@@ -10,6 +10,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "base/arith.h"
 #include "bench/stand.h"
 #include "pmem/device.h"
 
@@ -166,14 +167,17 @@ close_device (struct stand *stand)
   pmem_close (stand->pmem);
 }
 
+/* gc_percent: unless nothing is written back. */
 static void
-open_cache (struct stand *stand, enum cache_format format)
+open_cache (struct stand *stand, enum cache_format format, bool threads,
+            unsigned gc_percent)
 {
   const struct stand_options *o = &stand->options;
   struct cache_options options = CACHE_OPTIONS_DEFAULT;
 
   options.format = format;
   options.data_crc = o->checksum;
+  options.setting[SETTING_gc_percent] = gc_percent;
   if (!o->write_back) {
     options.setting[SETTING_writeback_delay] = HOUR_MS;
     options.setting[SETTING_dirty_high] = 100;
@@ -181,7 +185,7 @@ open_cache (struct stand *stand, enum cache_format format)
     options.setting[SETTING_gc_percent] = CACHE_MAX_GC_PERCENT;
   }
   must (cache_open (&options, stand->pmem, &stand->cache) == 0
-        && cache_start (stand->cache) == 0
+        && (!threads || cache_start (stand->cache) == 0)
         && cache_attach (stand->cache, &stand->disk->backend, "") == 0,
         "opening the cache");
 }
@@ -199,7 +203,7 @@ stand_new (const struct stand_options *options)
     ? disk_new_file (options->disk_directory, options->disk_size)
     : disk_new (options->disk_size);
   open_device (stand);
-  open_cache (stand, CACHE_FORMAT_AUTO);
+  open_cache (stand, CACHE_FORMAT_AUTO, true, CACHE_DEFAULT_GC_PERCENT);
   return stand;
 }
 
@@ -213,19 +217,34 @@ stand_close (struct stand *stand, bool drain)
 }
 
 double
-stand_open (struct stand *stand)
+stand_evict (struct stand *stand, unsigned segments)
 {
-  const uint64_t since = clock_ns ();
+  uint64_t ns, delay;
+  int delays;
 
-  open_cache (stand, CACHE_FORMAT_NEVER);
-  return (double) (clock_ns () - since) / 1e6;
+  stand_close (stand, true);
+  open_cache (stand, CACHE_FORMAT_NEVER, false, 0);
+  delays = run_delay_open ();
+  delay = run_delay_ns (delays);
+  ns = clock_ns ();
+  for (unsigned i = 0; i < segments; i++)
+    must (cache_step_eviction (stand->cache), "an eviction");
+  ns = clock_ns () - ns;
+  delay = run_delay_ns (delays) - delay;
+  if (delays >= 0)
+    close (delays);
+  must (stats_get (cache_stats (stand->cache), STAT_evicted_segments)
+        == segments, "an eviction");
+  stand_close (stand, false);
+  open_cache (stand, CACHE_FORMAT_NEVER, true, CACHE_DEFAULT_GC_PERCENT);
+  return (double) (ns - MIN (ns, delay)) / segments;
 }
 
 void
 stand_empty (struct stand *stand)
 {
   stand_close (stand, false);
-  open_cache (stand, CACHE_FORMAT_FORCE);
+  open_cache (stand, CACHE_FORMAT_FORCE, true, CACHE_DEFAULT_GC_PERCENT);
 }
 
 void

@@ -43,9 +43,11 @@ extern void stand_free (struct stand *stand);
 
 /* Let the cache be empty, whatever is dirty in it; the disk is left as it is. */
 extern void stand_empty (struct stand *stand);
-/* Stop it cleanly (drained or not), and open it again.  Milliseconds to open. */
+/* Stop it cleanly, drained or not. */
 extern void stand_close (struct stand *stand, bool drain);
-extern double stand_open (struct stand *stand);
+/* Write everything back, then evict so many segments with nothing else going on.
+ * Nanoseconds for one, less what the thread had to wait for a CPU. */
+extern double stand_evict (struct stand *stand, unsigned segments);
 
 /* Requests a second. */
 extern double stand_run (struct stand *stand, const struct workload *workload);

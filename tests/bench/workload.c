@@ -2,21 +2,34 @@
 
 #include <config.h>
 
+#include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
-#include <time.h>
+#include <unistd.h>
 
 #include "base/arith.h"
 #include "bench/workload.h"
 
 _Atomic uint64_t workload_seed = 1;
 
-uint64_t
-workload_cpu_ns (void)
+int
+run_delay_open (void)
 {
-  struct timespec ts;
+  return open ("/proc/thread-self/schedstat", O_RDONLY | O_CLOEXEC);
+}
 
-  clock_gettime (CLOCK_THREAD_CPUTIME_ID, &ts);
-  return (uint64_t) ts.tv_sec * 1000000000 + ts.tv_nsec;
+uint64_t
+run_delay_ns (int fd)
+{
+  char text[80];
+  const ssize_t length = pread (fd, text, sizeof text - 1, 0);
+  unsigned long long delay = 0;
+
+  if (length <= 0)
+    return 0;
+  text[length] = '\0';
+  sscanf (text, "%*u %llu", &delay);
+  return delay;
 }
 
 double
@@ -32,6 +45,8 @@ workload_threads (const struct workload *workload, const char *name,
         "calloc");
   if (workload->latency)
     memset (workload->latency, 0, sizeof *workload->latency);
+  if (workload->longest_ns)
+    *workload->longest_ns = 0;
   for (unsigned i = 0; i < threads; i++) {
     workers[i] = (struct worker) {
       .workload = workload, .opaque = opaque, .number = i, .start = &start,
@@ -47,6 +62,8 @@ workload_threads (const struct workload *workload, const char *name,
     began = MIN (began, worker->began_ns);
     ended = MAX (ended, worker->ended_ns);
     cpu_ns = MAX (cpu_ns, worker->cpu_ns);
+    if (workload->longest_ns)
+      *workload->longest_ns = MAX (*workload->longest_ns, worker->longest_ns);
     if (workload->latency == NULL)
       continue;
     workload->latency->count += worker->latency.count;

@@ -13,7 +13,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <unistd.h>
 
+#include "base/arith.h"
 #include "bench/measure.h"
 #include "engine/latency.h"
 #include "support/seed.h"
@@ -31,6 +33,9 @@ struct workload {
   bool checksum;
   bool cpu_time;                /* count only when a thread runs */
   struct latency *latency;      /* of requests; NULL: not measured */
+  /* Of one request, less what its thread had to wait for a CPU; NULL: not
+   * measured.  Asking costs a microsecond before each request. */
+  uint64_t *longest_ns;
 };
 
 struct target {
@@ -48,14 +53,16 @@ struct worker {
   pthread_barrier_t *start;
   pthread_t thread;
   uint64_t began_ns, ended_ns;
-  uint64_t cpu_ns;
+  uint64_t cpu_ns, longest_ns;
   struct latency latency;
 };
 
 extern _Atomic uint64_t workload_seed;
 
-/* How long this thread has run. */
-extern uint64_t workload_cpu_ns (void);
+/* How long this thread, that has opened it, could have run and had no CPU.  0 where
+ * the kernel does not say. */
+extern int run_delay_open (void);       /* ends with close */
+extern uint64_t run_delay_ns (int fd);
 
 static inline __attribute__ ((always_inline)) void
 worker_run (struct worker *worker, const struct target *target)
@@ -67,6 +74,7 @@ worker_run (struct worker *worker, const struct target *target)
   uint64_t next = blocks / w->threads * worker->number;
   uint8_t *buf = aligned_alloc (4096, (w->block + 4095) / 4096 * 4096);
   unsigned unflushed = 0;
+  const int delays = w->longest_ns ? run_delay_open () : -1;
 
   must (buf != NULL && blocks > 0, "aligned_alloc");
   for (uint32_t i = 0; i < w->block; i += sizeof random) {
@@ -75,13 +83,13 @@ worker_run (struct worker *worker, const struct target *target)
     __builtin_memcpy (buf + i, &word, sizeof word);
   }
   pthread_barrier_wait (worker->start);
-  worker->cpu_ns = workload_cpu_ns ();
+  worker->cpu_ns = clock_read_ns (CLOCK_THREAD_CPUTIME_ID);
   worker->began_ns = clock_ns ();
   for (uint64_t i = 0; i < requests; i++) {
     const uint64_t r = random_next (&random);
     const uint64_t block = w->sequential ? next++ % blocks
       : (uint64_t) (((unsigned __int128) r * blocks) >> 64);
-    uint64_t since = 0;
+    uint64_t since = 0, delay = 0;
 
     if (w->pace > 0) {
       const uint64_t due = worker->began_ns + i * 1000000000 / w->pace;
@@ -89,7 +97,9 @@ worker_run (struct worker *worker, const struct target *target)
       while (clock_ns () < due)
         ;
     }
-    if (w->latency)
+    if (w->longest_ns)
+      delay = run_delay_ns (delays);
+    if (w->latency || w->longest_ns)
       since = clock_ns ();
     if (w->read_percent > 0 && r % 100 < w->read_percent)
       target->read (worker->opaque, buf, block * w->block, w->block,
@@ -102,6 +112,15 @@ worker_run (struct worker *worker, const struct target *target)
         unflushed = 0;
       }
     }
+    if (w->longest_ns) {
+      const uint64_t ns = clock_ns () - since;
+
+      if (ns > worker->longest_ns) {
+        delay = run_delay_ns (delays) - delay;
+        if (ns - MIN (ns, delay) > worker->longest_ns)
+          worker->longest_ns = ns - delay;
+      }
+    }
     if (w->latency) {
       const uint64_t ns = clock_ns () - since;
 
@@ -111,8 +130,10 @@ worker_run (struct worker *worker, const struct target *target)
     }
   }
   worker->ended_ns = clock_ns ();
-  worker->cpu_ns = workload_cpu_ns () - worker->cpu_ns;
+  worker->cpu_ns = clock_read_ns (CLOCK_THREAD_CPUTIME_ID) - worker->cpu_ns;
   free (buf);
+  if (delays >= 0)
+    close (delays);
 }
 
 /* Start the threads with MAIN, which calls worker_run.  NAME is theirs: perf report
