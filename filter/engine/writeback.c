@@ -18,6 +18,9 @@
 
 #define MAX_JOB_BYTES (UINT64_C (1) << 20)
 
+/* A full record set of them. */
+#define FEW_RECORDS SET_MAX_RECORDS
+
 /* Longest time before it is asked again whether there is still no hurry. */
 #define PATIENCE_MS UINT64_C (500)
 
@@ -658,16 +661,62 @@ insert (struct index *index, const struct extent *extent)
   return r;
 }
 
-/* The newest per range, with an index of the step's own. */
+static int
+compare_place (const void *a, const void *b)
+{
+  const struct extent *x = a, *y = b;
+
+  return (x->range.start > y->range.start) - (x->range.start < y->range.start);
+}
+
+/* The newest per range, if nothing overlaps.  *found: it does not. */
+static int
+keep_all (struct plan *plan, bool *found)
+{
+  int r = 0;
+
+  *found = false;
+  for (uint64_t i = 0; i < plan->record_count && r == 0; i++) {
+    struct extent extent;
+
+    record_to_extent (&plan->records[i], &extent);
+    r = add_extent (plan, &extent);
+  }
+  if (r < 0)
+    return r;
+  if (plan->extent_count > 1)
+    qsort (plan->extents, plan->extent_count, sizeof *plan->extents,
+           compare_place);
+  for (uint64_t i = 1; i < plan->extent_count; i++)
+    if (range_end (plan->extents[i - 1].range)
+        > plan->extents[i].range.start) {
+      plan->extent_count = 0;
+      return 0;
+    }
+  *found = true;
+  return 0;
+}
+
+/* The newest per range, with an index of the step's own.  It takes a slab of
+ * memory (node_pool.h), which costs more than to write a few records: these are
+ * often all different, and need none. */
 static int
 keep_newest (struct plan *plan)
 {
   const struct range everything = { 0, INT64_MAX };
-  struct index *index = index_new (1);
+  struct index *index;
   struct index_cursor cursor;
   struct piece piece;
   int r = 0;
 
+  if (plan->record_count <= FEW_RECORDS && plan->salvaged_count == 0) {
+    bool found;
+
+    r = keep_all (plan, &found);
+    if (r < 0 || found)
+      return r;
+  }
+  index = index_new (1);
   if (index == NULL)
     return -ENOMEM;
   index_lock (index, everything);

@@ -151,6 +151,33 @@ batch_order_writes_the_newest_once (void **state)
   assert_false (worked);
 }
 
+/* Also by a byte, in either direction; what only touches is as good as alone. */
+static void
+of_what_overlaps_within_an_epoch_the_newest_is_written (void **state)
+{
+  bool worked;
+
+  (void) state;
+  put (small, 0, 1001, 2);
+  put (small, 1000, 500, 3);
+  put (small, 1500, 500, 2);
+  flush (small);
+  put (small, 9999, 500, 3);
+  put (small, 9000, 1000, 4);
+  flush (small);
+  watch ();
+  assert_int_equal (step (&worked), 0);
+  assert_string_equal (requests, "W0+2000 F ");
+  expect_on_disk (small, 0, 1000, 2);
+  expect_on_disk (small, 1000, 500, 3);
+  expect_on_disk (small, 1500, 500, 2);
+  requests[0] = '\0';
+  assert_int_equal (step (&worked), 0);
+  assert_string_equal (requests, "W9000+1499 F ");
+  expect_on_disk (small, 9000, 1000, 4);
+  expect_on_disk (small, 10000, 499, 3);
+}
+
 static void
 a_limit_is_kept (void **state)
 {
@@ -1276,6 +1303,7 @@ main (int argc, char *argv[])
   const struct CMUnitTest tests[] = {
     TEST (one_step_writes_one_epoch_and_flushes),
     TEST (batch_order_writes_the_newest_once),
+    TEST (of_what_overlaps_within_an_epoch_the_newest_is_written),
     TEST (a_limit_is_kept),
     TEST (a_fua_write_is_not_overtaken),
     TEST (nothing_reaches_the_disk_before_it_is_durable_here),
