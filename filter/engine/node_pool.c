@@ -5,7 +5,6 @@
 #include <assert.h>
 #include <stdbool.h>
 #include <stdint.h>
-#include <stdlib.h>
 #include <sys/mman.h>
 
 #include "base/cleanup.h"
@@ -67,10 +66,41 @@ is_full (const struct node_pool *pool, const struct slab *slab)
   return slab->free == NULL && slab->fresh + pool->node_size > NODE_POOL_SLAB;
 }
 
+static void *
+map (size_t size)
+{
+  void *memory = mmap (NULL, size, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+  return memory == MAP_FAILED ? NULL : memory;
+}
+
+/* Not by aligned_alloc, which takes twice the address space for each and two or
+ * three mappings, of which a process may have 65530. */
+static void *
+map_slab (void)
+{
+  char *memory = map (NODE_POOL_SLAB), *slab;
+
+  /* Most often it lies next to the last one, and the kernel makes one mapping of
+   * both. */
+  if (memory == NULL || (uintptr_t) memory % NODE_POOL_SLAB == 0)
+    return memory;
+  munmap (memory, NODE_POOL_SLAB);
+  memory = map (2 * NODE_POOL_SLAB);
+  if (memory == NULL)
+    return NULL;
+  slab = memory + (-(uintptr_t) memory & (NODE_POOL_SLAB - 1));
+  if (slab > memory)
+    munmap (memory, slab - memory);
+  munmap (slab + NODE_POOL_SLAB, memory + NODE_POOL_SLAB - slab);
+  return slab;
+}
+
 static struct slab *
 new_slab_locked (struct node_pool *pool)
 {
-  struct slab *slab = aligned_alloc (NODE_POOL_SLAB, NODE_POOL_SLAB);
+  struct slab *slab = map_slab ();
 
   if (slab == NULL)
     return NULL;
@@ -121,7 +151,7 @@ node_pool_put (struct node_pool *pool, void *node)
   if (--slab->taken > 0)
     return;
   close_slab_locked (slab);
-  free (slab);
+  munmap (slab, NODE_POOL_SLAB);
   atomic_fetch_sub (&pool->slabs, 1);
 }
 

@@ -8,6 +8,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "support/faults.h"
 
@@ -105,6 +106,10 @@ extern void *__real_aligned_alloc (size_t alignment, size_t size);
 extern void *__wrap_aligned_alloc (size_t alignment, size_t size);
 extern int __real_posix_memalign (void **p, size_t alignment, size_t size);
 extern int __wrap_posix_memalign (void **p, size_t alignment, size_t size);
+extern void *__real_mmap (void *at, size_t size, int protection, int flags,
+                          int fd, off_t offset);
+extern void *__wrap_mmap (void *at, size_t size, int protection, int flags,
+                          int fd, off_t offset);
 extern char *__real_strdup (const char *s);
 extern char *__wrap_strdup (const char *s);
 extern char *__real_strndup (const char *s, size_t n);
@@ -153,6 +158,15 @@ int
 __wrap_posix_memalign (void **p, size_t alignment, size_t size)
 {
   return no_memory () ? ENOMEM : __real_posix_memalign (p, alignment, size);
+}
+
+/* Of memory, not of files. */
+void *
+__wrap_mmap (void *at, size_t size, int protection, int flags, int fd,
+             off_t offset)
+{
+  return (flags & MAP_ANONYMOUS) && no_memory () ? MAP_FAILED
+    : __real_mmap (at, size, protection, flags, fd, offset);
 }
 
 char *
