@@ -244,6 +244,8 @@ index_prefetch (struct index *index, struct range range)
 
   region_lock (region);
   extent_tree_prefetch (&region->tree, range.start);
+  /* Not region_unlock: nothing was reserved here, so there is nothing to trim, and
+   * the tree would only be looked at once more. */
   region->locked = false;
   mutex_unlock (&region->lock);
 }

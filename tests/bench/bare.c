@@ -25,7 +25,8 @@ struct bare {
 /* So that the checksums are not optimized away. */
 static _Atomic uint64_t sum_of_all;
 static _Thread_local uint64_t sum;
-static _Thread_local uint64_t flushes;
+static _Thread_local uint64_t flushes;  /* in units of SET_BYTES: where the next
+                                         * goes */
 
 struct bare *
 bare_new (const char *directory, uint64_t size)
@@ -93,9 +94,7 @@ bare_flush (void *opaque)
 {
   static const uint8_t set[SET_BYTES] = { 1 };
   struct bare *bare = opaque;
-  /* Half of the room for each of two threads is far enough apart. */
-  const uint64_t at = (flushes++ * SET_BYTES + (uintptr_t) &flushes % 4096
-                       * SET_BYTES) % FLUSH_ROOM;
+  const uint64_t at = flushes++ * SET_BYTES % FLUSH_ROOM;
 
   copy_past_caches (bare->base + bare->size + at, set, SET_BYTES);
   pmem_drain ();
@@ -105,7 +104,11 @@ static void *
 bare_main (void *opaque)
 {
   static const struct target target = { bare_write, bare_read, bare_flush };
+  const struct worker *worker = opaque;
 
+  /* As far from each other as there is room. */
+  flushes = FLUSH_ROOM / SET_BYTES / worker->workload->threads
+    * worker->number;
   worker_run (opaque, &target);
   atomic_fetch_add (&sum_of_all, sum);
   return NULL;

@@ -179,6 +179,13 @@ compare_chunk (struct index *a, struct index *b, struct range chunk)
 }
 
 static void
+compare (struct index *a, struct index *b, uint64_t disk)
+{
+  for (uint64_t at = 0; at < disk; at += INDEX_CHUNK)
+    compare_chunk (a, b, (struct range) { at, MIN (INDEX_CHUNK, disk - at) });
+}
+
+static void
 play (struct history h)
 {
   struct index *one_by_one = index_new (h.regions);
@@ -191,9 +198,7 @@ play (struct history h)
   insert_in_order (one_by_one, &h);
   load_at_once (at_once, &h);
   index_check (at_once);
-  for (uint64_t at = 0; at < h.disk; at += INDEX_CHUNK)
-    compare_chunk (one_by_one, at_once,
-                   (struct range) { at, MIN (INDEX_CHUNK, h.disk - at) });
+  compare (one_by_one, at_once, h.disk);
 
   /* It is an index like any other. */
   for (size_t i = 0; i < 200; i++)
@@ -202,9 +207,7 @@ play (struct history h)
   insert_in_order (one_by_one, &h);
   insert_in_order (at_once, &h);
   index_check (at_once);
-  for (uint64_t at = 0; at < h.disk; at += INDEX_CHUNK)
-    compare_chunk (one_by_one, at_once,
-                   (struct range) { at, MIN (INDEX_CHUNK, h.disk - at) });
+  compare (one_by_one, at_once, h.disk);
   index_free (one_by_one);
   index_free (at_once);
   free (h.records);

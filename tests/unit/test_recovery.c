@@ -719,17 +719,24 @@ damage_does_not_make_lost_data_look_clean (void **state)
   }
 }
 
-/* Once nothing is lost any more, damage is judged as if nothing ever was. */
+/* A new cache; block 7 was lost in it and has been overwritten. */
 static void
-what_was_lost_once_is_forgotten (void **state)
+begin_with_lost_and_overwritten (void)
 {
-  (void) state;
   begin (8, true);
   put_block (7, 2);
   flush (small);
   rot (small, 7 * BLOCK);
   write_back (small);
   put_block (7, 3);
+}
+
+/* Once nothing is lost any more, damage is judged as if nothing ever was. */
+static void
+what_was_lost_once_is_forgotten (void **state)
+{
+  (void) state;
+  begin_with_lost_and_overwritten ();
   put_block (1, 1);
   write_back (small);
   assert_true (control_get (&small->engine.superblock).lost);
@@ -806,12 +813,7 @@ static void
 a_rescue_misses_nothing_that_was_overwritten (void **state)
 {
   (void) state;
-  begin (8, true);
-  put_block (7, 2);
-  flush (small);
-  rot (small, 7 * BLOCK);
-  write_back (small);
-  put_block (7, 3);
+  begin_with_lost_and_overwritten ();
   write_back (small);
   put_block (1, 1);
   flush (small);
