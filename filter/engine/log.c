@@ -1061,8 +1061,8 @@ log_find_open (struct log *log, uint64_t at, bool *clean)
   return false;
 }
 
-struct log_dirty
-log_dirty (struct log *log)
+static struct log_dirty
+sum_dirty (struct log *log)
 {
   struct log_dirty sum = { 0 };
 
@@ -1076,6 +1076,20 @@ log_dirty (struct log *log)
         sum.space += open->dirty.space_bytes;
       }
   }
+  return sum;
+}
+
+struct log_dirty
+log_dirty (struct log *log)
+{
+  struct log_dirty sum;
+  uint64_t moves;
+
+  /* As in flush_locked: what moves may go to a head that has had its turn. */
+  do {
+    moves = atomic_load (&log->moves);
+    sum = sum_dirty (log);
+  } while (atomic_load (&log->moves) != moves);
   return sum;
 }
 
@@ -1108,8 +1122,8 @@ log_has_evictable_retired (struct log *log, uint64_t written_back)
   return false;
 }
 
-bool
-log_oldest_open_set (struct log *log, struct set_entry *oldest)
+static bool
+find_oldest (struct log *log, struct set_entry *oldest)
 {
   bool found = false;
 
@@ -1127,6 +1141,19 @@ log_oldest_open_set (struct log *log, struct set_entry *oldest)
         oldest->end = open->set_end;
       }
   }
+  return found;
+}
+
+bool
+log_oldest_open_set (struct log *log, struct set_entry *oldest)
+{
+  uint64_t moves;
+  bool found;
+
+  do {
+    moves = atomic_load (&log->moves);
+    found = find_oldest (log, oldest);
+  } while (atomic_load (&log->moves) != moves);
   return found;
 }
 

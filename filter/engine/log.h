@@ -169,7 +169,8 @@ extern void log_retire_segment (struct log *log, uint32_t id);
  * what it is. */
 extern bool log_find_open (struct log *log, uint64_t at, bool *clean);
 
-/* In open sets: bytes of dirty ranges, and of segments that they take. */
+/* In open sets: bytes of dirty ranges, and of segments that they take.  What moves from
+ * one to another meanwhile is counted at least once. */
 struct log_dirty {
   uint64_t bytes, space;
 };

@@ -963,6 +963,54 @@ a_flush_covers_what_moves_behind_it (void **state)
   finish ();
 }
 
+/* When the second mutex from now on is to be locked. */
+static struct refused_set *to_move;
+static unsigned locks;
+
+extern int __real_pthread_mutex_lock (pthread_mutex_t *lock);
+extern int __wrap_pthread_mutex_lock (pthread_mutex_t *lock);
+
+int
+__wrap_pthread_mutex_lock (pthread_mutex_t *lock)
+{
+  struct refused_set *set = to_move;
+
+  if (set && ++locks == 2) {
+    to_move = NULL;
+    append_again (set, 0);
+    log_end_refused (f.log, set, true);
+  }
+  return __real_pthread_mutex_lock (lock);
+}
+
+/* Segment 2's set moves to the first head when that has been looked at. */
+static void
+what_moves_is_dirty_at_every_instant (void **state)
+{
+  struct refused_set set;
+  uint64_t since;
+
+  (void) state;
+  for (int what = 0; what < 2; what++) {
+    start (24, true, 3, true);
+    append (1);
+    append (2);
+    append (3);
+    refuse_sets_of (2);
+    assert_int_equal (log_flush (f.log), -EIO);
+    assert_true (log_take_refused (f.log, &set));
+    assert_int_equal (log_dirty_bytes (f.log), 1);
+    locks = 0;
+    to_move = &set;
+    if (what == 0)
+      assert_int_equal (log_dirty_bytes (f.log), 1);
+    else
+      assert_true (log_oldest_open (f.log, &since));
+    assert_null (to_move);
+    finish ();
+  }
+}
+
 /* --- threads ---------------------------------------------------------- */
 
 #define THREADS 6
@@ -1177,6 +1225,7 @@ main (int argc, char *argv[])
     cmocka_unit_test (nothing_joins_a_set_that_moves),
     cmocka_unit_test (fua_covers_what_was_moved),
     cmocka_unit_test (a_flush_covers_what_moves_behind_it),
+    cmocka_unit_test (what_moves_is_dirty_at_every_instant),
     cmocka_unit_test (a_flush_closes_what_was_reserved_before_the_last),
     cmocka_unit_test (who_waits_for_space_hears_of_a_new_segment),
     cmocka_unit_test (an_expected_flush_has_only_to_sync),
