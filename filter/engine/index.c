@@ -555,6 +555,55 @@ index_is_locked (struct index *index, struct range range,
   return true;
 }
 
+/*-- A copy. --*/
+
+static void
+scan_region (struct index_scan *scan, unsigned region)
+{
+  const struct tree_position position =
+    extent_tree_find (&scan->index->regions[region].tree, 0);
+
+  scan->region = region;
+  scan->node = position.node;
+  scan->slot = position.slot;
+}
+
+void
+index_scan_start (struct index_scan *scan, struct index *index)
+{
+  scan->index = index;
+  scan_region (scan, 0);
+}
+
+bool
+index_scan_next (struct index_scan *scan, struct extent *extent)
+{
+  struct tree_position position = { scan->node, scan->slot };
+
+  while (!extent_tree_get (position, extent)) {
+    if (scan->region + 1 == scan->index->nr_regions)
+      return false;
+    scan_region (scan, scan->region + 1);
+    position = (struct tree_position) { scan->node, scan->slot };
+  }
+  extent_tree_advance (&position);
+  scan->node = position.node;
+  scan->slot = position.slot;
+  return true;
+}
+
+void
+index_clear (struct index *index)
+{
+  for (unsigned i = 0; i < index->nr_regions; ++i) {
+    struct region *region = &index->regions[i];
+
+    region_lock (region);
+    extent_tree_clear (&region->tree);
+    region_unlock (region);
+  }
+}
+
 /*-- Fills. --*/
 
 void

@@ -245,6 +245,24 @@ extern void index_build_end (struct index_builder *builder);
 extern void *index_node_take (struct index *index);
 extern void index_node_put (struct index *index, void *memory);
 
+/* All extents as they stand in the trees, region after region, ascending in
+ * each, for whoever keeps a copy of them.  Nobody else uses the index meanwhile.
+ *
+ *   index_scan_start (&scan, index);
+ *   while (index_scan_next (&scan, &extent)) ... scan.region ... */
+struct index_scan {
+  struct index *index;
+  unsigned region;              /* where the last one stands */
+  struct tree_node *node;
+  unsigned slot;
+};
+
+extern void index_scan_start (struct index_scan *scan, struct index *index);
+extern bool index_scan_next (struct index_scan *scan, struct extent *extent);
+
+/* Unmap everything, whatever it was. */
+extern void index_clear (struct index *index);
+
 /* For tests: assert that all trees are sound.  Takes the locks itself.
  * Returns the number of extents, counted in each region that has them. */
 extern uint64_t index_check (struct index *index);
