@@ -95,9 +95,10 @@ add_dirty (struct collect_worker *w, struct set_entry *entry,
   return 0;
 }
 
-static int
-note_dirty (struct collector *c, struct collect_worker *w,
-            const struct segment *segment, const struct set *set)
+int
+collect_dirty (struct collector *c, unsigned worker,
+               const struct collect_marks *marks,
+               const struct segment *segment, const struct set *set)
 {
   const struct set_entry head = {
     .epoch = set->epoch,
@@ -106,9 +107,12 @@ note_dirty (struct collector *c, struct collect_worker *w,
     .ordinal = set->ordinal,
     .since_ms = c->since_ms,
   };
-  struct set_entry *entry = set_entry_new (&head, set->count);
+  struct set_entry *entry;
   int r = 0;
 
+  if (set->epoch <= marks->written_back)
+    return 0;
+  entry = set_entry_new (&head, set->count);
   if (entry == NULL)
     return -ENOMEM;
   for (uint32_t i = 0; i < set->count; i++) {
@@ -124,7 +128,7 @@ note_dirty (struct collector *c, struct collect_worker *w,
     }
   }
   if (entry->records > 0)
-    r = add_dirty (w, entry, set->record[0].sequence);
+    r = add_dirty (&c->worker[worker], entry, set->record[0].sequence);
   if (entry->records == 0 || r < 0)
     set_entry_free (entry);
   return r;
@@ -140,8 +144,8 @@ compare_dirty (const void *a, const void *b)
   return (x->sequence > y->sequence) - (x->sequence < y->sequence);
 }
 
-static int
-fill_queue (struct collector *c)
+int
+collector_fill_queue (struct collector *c)
 {
   struct collect_worker *all = &c->worker[0];
 
@@ -212,10 +216,8 @@ collect_set (struct collector *c, unsigned worker,
              const struct collect_marks *marks, const struct segment *segment,
              const struct set *set)
 {
-  int r = 0;
+  int r = collect_dirty (c, worker, marks, segment, set);
 
-  if (set->epoch > marks->written_back)
-    r = note_dirty (c, &c->worker[worker], segment, set);
   for (uint32_t i = 0; i < set->count && r == 0; i++)
     r = collect_record (c, worker, marks, set, &set->record[i]);
   return r;
@@ -227,7 +229,7 @@ collector_finish (struct collector *c)
   int r = index_load_build (c->load);
 
   if (r == 0)
-    r = fill_queue (c);
+    r = collector_fill_queue (c);
   if (r < 0)
     return r;
   for (unsigned i = 0; i < c->workers; i++) {

@@ -34,11 +34,20 @@ extern int collect_set (struct collector *collector, unsigned worker,
                         const struct segment *segment,
                         const struct set *set);
 
+/* Of SET only what the queue has to know of it.  As collect_set. */
+extern int collect_dirty (struct collector *collector, unsigned worker,
+                          const struct collect_marks *marks,
+                          const struct segment *segment,
+                          const struct set *set);
+
 /* Forget all that was taken (but the ranges that may be lost: no mark changes
  * which). */
 extern void collector_clear (struct collector *collector);
 
 /* Fill the index, which is empty, the queue, and the counters.  0 or -ENOMEM. */
 extern int collector_finish (struct collector *collector);
+
+/* Only the queue: the index has come from elsewhere.  0; -ENOMEM: it is empty. */
+extern int collector_fill_queue (struct collector *collector);
 
 #endif /* PCACHE_COLLECT_H */
