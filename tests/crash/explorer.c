@@ -345,6 +345,12 @@ check_state (struct explorer *ex, unsigned level, bool nested, bool again,
     crash_point (ex, level);
   device->before_barrier = NULL;
   device->tracks = false;
+  /* Killed at once: the next start finds all sealed, and nothing that a read has
+   * brought in. */
+  if (again && !nested && cache != NULL) {
+    cache_close (cache);
+    cache = open_cache (ex, level, CACHE_FORMAT_AUTO);
+  }
   if (cache == NULL || !read_all (ex, cache, ex->buf))
     goto out;
   wrong = oracle_check_crash (&ex->oracle, ex->buf);

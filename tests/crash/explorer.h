@@ -54,7 +54,7 @@ struct step {
  *   d        drain
  *   p        prefetch */
 #define ALL_STEPS "wvyFftzrbgsokx"
-#define MODE_STEPS "wvFfzrbgkxmi"
+#define MODE_STEPS "wvFfzrbgokxmi"
 
 #define MAX_STEPS 400
 
