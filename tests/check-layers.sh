@@ -63,7 +63,8 @@ engine/read             $service
 engine/write            $service
 engine/collect          $parts engine/index_load
 engine/replay           $service engine/collect
-engine/recovery         $service engine/replay
+engine/checkpoint       $service engine/replay engine/collect
+engine/recovery         $service engine/replay engine/checkpoint
 engine/writeback        $service engine/rate_limit
 engine/gc               $service
 engine/layout           $service pmem/device

@@ -67,6 +67,11 @@ enum mutation {
   AROUND_FILLED,                /* what is being written around is cached */
   EARLY_SET_UNVERIFIED,         /* stored with its data, which has no checksum */
   HEADS_FORGOTTEN,              /* a flush skips heads that have open sets */
+  CHECKPOINT_STALE,             /* used although the log has changed */
+  CHECKPOINT_KEPT,              /* when the control block changes */
+  CHECKPOINT_UNVERIFIED,        /* checksums of its pieces are not looked at */
+  CHECKPOINT_CERTAIN,           /* all its holes are taken for certain */
+  CHECKPOINT_BELOW_TAIL,        /* has what a replay ignores */
 };
 
 #ifdef PCACHE_MUTATIONS

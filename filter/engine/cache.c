@@ -21,6 +21,7 @@
 #include "base/mutation.h"
 #include "base/report.h"
 #include "engine/cache.h"
+#include "engine/checkpoint.h"
 #include "engine/engine.h"
 #include "engine/entrance.h"
 #include "engine/gc.h"
@@ -629,6 +630,7 @@ load_parts (struct cache *cache, struct recovery_result *found)
     return r;
   cache->opened_ms = now_ms ();
   cache->persistent_memory = engine->pmem->ordered;
+  engine->must_replay = !layout_fits (engine);
   r = engine_recover (engine, found);
   if (r == 0)
     cache->replay_ms = now_ms () - cache->opened_ms;
@@ -1478,6 +1480,17 @@ fail_over (struct cache *cache)
   return r == 0;
 }
 
+/* All is durable and sealed, the services have ended. */
+static void
+leave_checkpoint (struct cache *cache)
+{
+  /* Free segments are written to: nobody may acquire one meanwhile. */
+  if (!entrance_shut (&cache->entrance, now_ms ()))
+    return;
+  (void) checkpoint_write (&cache->engine);
+  entrance_open (&cache->entrance, false);
+}
+
 int
 cache_stop (struct cache *cache, bool drain, uint64_t timeout_ms)
 {
@@ -1516,6 +1529,8 @@ cache_stop (struct cache *cache, bool drain, uint64_t timeout_ms)
             "written since the one before may be lost", strerror (-s));
     return s;
   }
+  if (s == 0)
+    leave_checkpoint (cache);
   return r;
 }
 
@@ -1940,6 +1955,7 @@ get_device (struct cache *cache, struct cache_status *status)
   status->incompat_features = le64_get (media.incompat);
   status->data_crc = engine->options.data_crc;
   status->persistent_memory = cache->persistent_memory;
+  status->from_checkpoint = engine->from_checkpoint;
   status->lost_data = control.lost;
   status->epoch_written_back = control.written_back;
   status->tail_sequence = control.tail_sequence;

@@ -53,6 +53,8 @@ struct cache_options {
   uint64_t segment_size;        /* bytes; 0: the device's, or the default */
   bool data_crc;                /* checksum data as well as metadata */
   bool rescue;                  /* serve what a damaged device has left */
+  bool checkpoint;              /* begin with one if there is one, and leave one
+                                 * (unless rescue) */
   const char *backing_id;       /* the user's own name for the backing store;
                                  * NULL: not compared */
   unsigned writeback_threads;   /* requests in flight; 1..64 */
@@ -65,7 +67,8 @@ struct cache_options {
 };
 
 #define CACHE_OPTIONS_DEFAULT                                           \
-  { .data_crc = true, .writeback_threads = 4, .setting = SETTINGS_DEFAULT }
+  { .data_crc = true, .checkpoint = true, .writeback_threads = 4,       \
+    .setting = SETTINGS_DEFAULT }
 
 /* On success the cache owns PMEM until cache_close. */
 extern int cache_open (const struct cache_options *options,

@@ -54,6 +54,8 @@ struct engine {
     _Atomic uint64_t failures;  /* of flushes; changed under lock */
   } backing;
   struct rate writeback_rate;   /* bytes sent to the backing store */
+  bool must_replay;             /* a checkpoint is not enough for this open */
+  bool from_checkpoint;         /* the index was, at the open; constant then */
   _Atomic uint64_t device_failures;     /* see engine_note_device */
 
   /* Wait until a segment may have become free since TICKET was taken.

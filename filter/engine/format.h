@@ -17,6 +17,8 @@
  *
  *   | data ... | free | ... set 1 | records of set 0, padding, header |
  *
+ * In free segments, from their starts, may lie pieces of a checkpoint.
+ *
  * All structs that lie on media are in this file, are little-endian by
  * type and carry the proof of their layout beneath them. */
 
@@ -45,6 +47,7 @@
 #define MAGIC_CONTROL    MEDIA_MAGIC ('P','C','A','C','H','E','c','b')
 #define MAGIC_SEGMENT    MEDIA_MAGIC ('P','C','A','C','H','E','s','g')
 #define MAGIC_SET        MEDIA_MAGIC ('P','C','A','C','H','E','s','t')
+#define MAGIC_PIECE      MEDIA_MAGIC ('P','C','A','C','H','E','c','k')
 
 #define FORMAT_VERSION 1
 
@@ -130,6 +133,29 @@ MEDIA_FIELD (struct media_superblock, backing_id, 1176);
                                  * damage may hide one although all is written
                                  * back */
 
+/* Of the index at a clean stop; the pieces of it lie in free segments.  It
+ * counts as long as no header of a segment and nothing else in the control block
+ * has changed: each other update of the control block has zeros here. */
+struct media_checkpoint {
+  le32 layout;                  /* CHECKPOINT_LAYOUT; 0: there is none */
+  le32 regions;                 /* of that index */
+  le64 digest;                  /* of all segment headers */
+  le64 checksum;                /* of the last piece; DIGEST if there is none */
+  le64 entries;                 /* of all pieces */
+  le64 sequence;                /* the last one used */
+  le64 epoch;                   /* the first one not used */
+  le64 uncertain_through;       /* holes are, while the tail is lower */
+};
+MEDIA_SIZE (struct media_checkpoint, 56);
+MEDIA_FIELD (struct media_checkpoint, digest, 8);
+MEDIA_FIELD (struct media_checkpoint, checksum, 16);
+MEDIA_FIELD (struct media_checkpoint, entries, 24);
+MEDIA_FIELD (struct media_checkpoint, sequence, 32);
+MEDIA_FIELD (struct media_checkpoint, epoch, 40);
+MEDIA_FIELD (struct media_checkpoint, uncertain_through, 48);
+
+#define CHECKPOINT_LAYOUT 1
+
 struct media_control {
   struct media_twin twin;
   le64 tail_sequence;           /* replay ignores records up to it that are
@@ -137,13 +163,15 @@ struct media_control {
   le64 written_back;            /* epochs up to it are in the backing store */
   le32 gc_percent;
   le32 flags;
-  le64 reserved[25];
+  struct media_checkpoint checkpoint;
+  le64 reserved[18];
 };
 MEDIA_SIZE (struct media_control, 256);
 MEDIA_FIELD (struct media_control, tail_sequence, 32);
 MEDIA_FIELD (struct media_control, written_back, 40);
 MEDIA_FIELD (struct media_control, gc_percent, 48);
 MEDIA_FIELD (struct media_control, flags, 52);
+MEDIA_FIELD (struct media_control, checkpoint, 56);
 
 enum segment_state {
   SEGMENT_FREE = 1,
@@ -242,6 +270,50 @@ MEDIA_FIELD (struct media_record, checksum, 24);
 MEDIA_FIELD (struct media_record, place, 32);
 MEDIA_FIELD (struct media_record, kind, 36);
 MEDIA_FIELD (struct media_record, flags, 37);
+
+/* A piece of a checkpoint: this, and up to PIECE_MAX_ENTRIES entries.  All but
+ * the last have as many.  Pieces lie in the free segments, in the order of these, a
+ * slot each from the segment's start.  checksum: XXH3, seeded with the instance
+ * number, of the piece with this field zero. */
+struct media_piece {
+  le64 magic;
+  le64 checksum;
+  le64 before;                  /* checksum of the piece before; DIGEST in the
+                                 * first */
+  le32 ordinal;                 /* 0, 1, 2... */
+  le32 entries;
+};
+MEDIA_SIZE (struct media_piece, 32);
+MEDIA_FIELD (struct media_piece, before, 16);
+MEDIA_FIELD (struct media_piece, ordinal, 24);
+MEDIA_FIELD (struct media_piece, entries, 28);
+
+#define PIECE_SLOT 65536
+
+/* media_extent.place: where data is on the device, a multiple of 64, and */
+#define EXTENT_RECORD_KIND UINT64_C (3) /* data, zero or trim */
+#define EXTENT_CHECKSUM UINT64_C (4)    /* proof is that of the data */
+#define EXTENT_HIT UINT64_C (8) /* read since it came */
+#define EXTENT_RECORD_AT (~UINT64_C (63))
+
+/* An extent; or, with nothing but LOGICAL, the start of those of that region. */
+struct media_extent {
+  le64 logical;
+  le64 proof;                   /* checksum of data, sequence of others */
+  le64 place;
+  le32 length;
+  le16 record_length_1;         /* less one */
+  le16 delta;                   /* of the first byte, within the record */
+};
+MEDIA_SIZE (struct media_extent, 32);
+MEDIA_FIELD (struct media_extent, proof, 8);
+MEDIA_FIELD (struct media_extent, place, 16);
+MEDIA_FIELD (struct media_extent, length, 24);
+MEDIA_FIELD (struct media_extent, record_length_1, 28);
+MEDIA_FIELD (struct media_extent, delta, 30);
+
+#define PIECE_MAX_ENTRIES                                               \
+  ((PIECE_SLOT - sizeof (struct media_piece)) / sizeof (struct media_extent))
 
 /* Bytes a set of N records takes in its segment. */
 #define SET_BYTES(n)                                                    \

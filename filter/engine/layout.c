@@ -382,6 +382,16 @@ grow (struct engine *engine, uint64_t size)
   return LAYOUT_CHANGED;
 }
 
+bool
+layout_fits (const struct engine *engine)
+{
+  const struct geometry *g = &engine->superblock.geometry;
+  const uint64_t size = wanted_size (engine);
+
+  return size >= g->device_size
+    && MIN (geometry_room (g, size), g->segment_capacity) <= g->segment_count;
+}
+
 int
 layout_fit (struct engine *engine)
 {

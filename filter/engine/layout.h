@@ -19,6 +19,10 @@ extern int layout_load_or_format (struct engine *engine);
 
 #define LAYOUT_CHANGED 1
 
+/* Will layout_fit leave the size as it is, without a doubt?  Another one is only
+ * for a cache of which all has been read. */
+extern bool layout_fits (const struct engine *engine);
+
 /* After recovery, before anything is appended: let the cache have the size that the
  * device has and the options ask for.  0; LAYOUT_CHANGED: it has another one now,
  * and is to be read again from the start; -errno, reported. */

@@ -9,6 +9,7 @@
 
 #include "base/mutation.h"
 #include "base/report.h"
+#include "engine/checkpoint.h"
 #include "engine/holes.h"
 #include "engine/recovery.h"
 #include "engine/replay.h"
@@ -153,10 +154,12 @@ engine_recover (struct engine *engine, struct recovery_result *result)
   struct replay replay;
   int r;
 
-  r = replay_read (&replay, engine);
+  engine->from_checkpoint = checkpoint_load (engine, &replay);
+  r = engine->from_checkpoint ? 0 : replay_read (&replay, engine);
   if (r == 0)
     r = settle (&replay);
-  /* Media that can be read again would bring it back. */
+  /* Media that can be read again would bring it back, and so would a replay what
+   * is not in a checkpoint. */
   holes_note_unmapped (&engine->holes, replay.tail);
   *result = (struct recovery_result) { replay.sequence, replay.epoch };
   replay_free (&replay);

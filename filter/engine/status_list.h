@@ -208,7 +208,10 @@
                                                                         \
   X (SECTION, start, COUNT, "Start")                                    \
   X (GAUGE, uptime_ms, MS, "time since the cache was opened")           \
-  X (GAUGE, replay_ms, MS, "time that the replay at the start took")    \
+  X (GAUGE, replay_ms, MS,                                              \
+     "time that the start took to find out what is cached")             \
+  X (FLAG, from_checkpoint, COUNT,                                      \
+     "the start read what the clean stop before had left, and replayed nothing") \
   X (FOUND, replayed_records, COUNT, "records found at the start")      \
   X (FOUND, replay_dropped_records, COUNT,                              \
      "records ignored at the start because they had been evicted")      \

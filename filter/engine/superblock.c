@@ -280,6 +280,7 @@ read_both (struct superblock *sb, struct pmem *pmem, bool will_write)
     .gc_percent = le32_get (control.gc_percent),
     .lost = (le32_get (control.flags) & CONTROL_LOST) != 0,
   });
+  sb->checkpoint = control.checkpoint;
   return sb->geometry.device_size > pmem->size ? SUPERBLOCK_CUT
     : SUPERBLOCK_OK;
 }
@@ -298,20 +299,34 @@ superblock_look (struct superblock *sb, struct pmem *pmem)
 
 /* control_lock is held, or nobody else knows the superblock yet. */
 static int
-write_control (struct superblock *sb, const struct control *control)
+write_all_of_control (struct superblock *sb, const struct control *control,
+                      const struct media_checkpoint *checkpoint)
 {
   struct media_control media = {
     .tail_sequence = le64_of (control->tail_sequence),
     .written_back = le64_of (control->written_back),
     .gc_percent = le32_of (control->gc_percent),
     .flags = le32_of (control->lost ? CONTROL_LOST : 0),
+    .checkpoint = *checkpoint,
   };
   int r;
 
   r = twin_update (&sb->control_twin, sb->pmem, &media);
-  if (r == 0)
-    publish_control (sb, control);
-  return r;
+  if (r < 0)
+    return r;
+  sb->checkpoint = *checkpoint;
+  publish_control (sb, control);
+  return 0;
+}
+
+/* As no checkpoint was made of. */
+static int
+write_control (struct superblock *sb, const struct control *control)
+{
+  static const struct media_checkpoint none;
+
+  return write_all_of_control (sb, control, MUTATION (CHECKPOINT_KEPT)
+                               ? &sb->checkpoint : &none);
 }
 
 static void
@@ -468,7 +483,7 @@ superblock_repair (struct superblock *sb)
   if (twin_is_whole (&sb->twin))
     sb->usable_segments = sb->geometry.segment_count;
   if (!twin_is_whole (&sb->control_twin))
-    r2 = write_control (sb, &control);
+    r2 = write_all_of_control (sb, &control, &sb->checkpoint);
   return r < 0 ? r : r2;
 }
 
@@ -510,6 +525,24 @@ control_set_lost (struct superblock *sb, bool lost)
     return 0;
   next.lost = lost;
   return write_control (sb, &next);
+}
+
+int
+control_set_checkpoint (struct superblock *sb,
+                        const struct media_checkpoint *checkpoint)
+{
+  HOLD_LOCK (&sb->control_lock);
+  const struct control control = control_get (sb);
+
+  return write_all_of_control (sb, &control, checkpoint);
+}
+
+struct media_checkpoint
+control_checkpoint (struct superblock *sb)
+{
+  HOLD_LOCK (&sb->control_lock);
+
+  return sb->checkpoint;
 }
 
 struct control

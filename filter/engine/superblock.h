@@ -61,6 +61,7 @@ struct superblock {
 
   pthread_mutex_t control_lock;
   struct twin control_twin;     /* control_lock */
+  struct media_checkpoint checkpoint;   /* control_lock */
   /* What control_get gives; written under control_lock once it is durable.  Read
    * without: an update takes two syncs, and nobody should wait for them. */
   _Atomic uint64_t tail_sequence, written_back;
@@ -137,6 +138,13 @@ extern int control_set_gc_percent (struct superblock *superblock,
 /* To true before the first record that says "lost". */
 extern int control_set_lost (struct superblock *superblock, bool lost);
 extern struct control control_get (struct superblock *superblock);
+
+/* What the control block says of a checkpoint.  All of the changes above make it
+ * say that there is none. */
+extern int control_set_checkpoint (struct superblock *superblock,
+                                   const struct media_checkpoint *checkpoint);
+extern struct media_checkpoint
+control_checkpoint (struct superblock *superblock);
 
 /* As it is on the device now.  From any thread. */
 extern struct media_superblock superblock_media (struct superblock *superblock);

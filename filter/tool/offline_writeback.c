@@ -174,6 +174,7 @@ write_back (const struct request *request, struct pmem *pmem,
 
   options.format = CACHE_FORMAT_NEVER;
   options.rescue = request->rescue;
+  options.checkpoint = false;   /* what a tool tells comes from the log */
   options.setting[SETTING_writeback_order] = request->order;
   options.heads = 1;
   /* It is not for us to let the cache grow. */

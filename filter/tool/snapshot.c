@@ -10,6 +10,7 @@
 
 #include "base/cleanup.h"
 #include "base/report.h"
+#include "engine/checkpoint.h"
 #include "tool/snapshot.h"
 
 static int
@@ -115,6 +116,8 @@ snapshot_read (struct snapshot *snap, struct pmem *pmem,
                           engine->stats);
   if (r < 0)
     return r;
+  /* Before that judges the headers. */
+  snap->has_checkpoint = checkpoint_is_current (engine);
   r = replay_read (&snap->replay, engine);
   if (r == -EUCLEAN)            /* numbers that make no sense */
     return 0;

@@ -28,6 +28,7 @@ enum snapshot_verdict {
 struct snapshot {
   struct engine engine;         /* no log, no backing store */
   struct replay replay;
+  bool has_checkpoint;          /* that a start would look at */
   uint64_t *dirty;              /* names of dirty records, sorted */
   size_t dirty_count;
   const struct finding **findings;      /* by segment; NULL: nothing counts */

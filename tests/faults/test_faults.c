@@ -190,6 +190,7 @@ struct life {
   uint64_t gc_percent;
   uint8_t *content;             /* what the disk was last read as */
   bool saw[STATS_COUNT];        /* counters that moved */
+  bool saw_checkpoint;          /* an index that was read from one */
   struct range changing;        /* by the call under way */
   uint64_t given_up;            /* bytes, by this cache, as was reported */
 };
@@ -396,6 +397,7 @@ note_counters (void)
            lost, life.given_up);
   for (int i = 0; i < STATS_COUNT; i++)
     life.saw[i] |= stats_get (cache_stats (life.cache), i) > 0;
+  life.saw_checkpoint |= cache_engine (life.cache)->from_checkpoint;
 }
 
 static struct cache_options
@@ -1017,8 +1019,8 @@ nothing_fails_of_itself (void **state)
     STAT_read_hit_bytes, STAT_read_miss_bytes, STAT_fills,
     STAT_writeback_epochs, STAT_writeback_requests, STAT_evicted_segments,
     STAT_evicted_records, STAT_relocated_records, STAT_space_waits,
-    STAT_replayed_records,
   };
+  struct image image;
 
   (void) state;
   assert_false (live_through (&fresh, NULL, FAULT_ALLOCATION, UINT64_MAX,
@@ -1026,6 +1028,12 @@ nothing_fails_of_itself (void **state)
   for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++)
     if (!life.saw[wanted[i]])
       fail_msg ("the history has no %s", stats_description (wanted[i]));
+  assert_true (life.saw_checkpoint);
+  make_image (&image, true);
+  assert_false (live_through (&recovered, &image, FAULT_ALLOCATION,
+                              UINT64_MAX, false, LIFT_AND_GO_ON));
+  assert_true (life.saw[STAT_replayed_records] && life.saw_checkpoint);
+  free_image (&image);
 }
 
 static void

@@ -84,6 +84,7 @@ static struct pmem *pmem;       /* the cache's, or to become so */
 static struct cache *cache;
 static struct memory_backend *mb;
 static bool rescue;
+static bool replay_all;         /* no checkpoint */
 
 static _Atomic bool others_stop, others_failed;
 static _Atomic unsigned others_rounds[2];
@@ -188,6 +189,7 @@ try_open_cache (void)
   o.writeback_threads = 2;
   o.setting[SETTING_space_timeout] = 200;
   o.rescue = rescue;
+  o.checkpoint = !replay_all;
   reports_collect ();
   r = cache_open (&o, pmem, &cache);
   if (r < 0) {
@@ -258,6 +260,7 @@ begin (void **state)
   cache = NULL;
   pmem = NULL;
   rescue = false;
+  replay_all = false;
   mb = memory_backend_new (DISK);
   change_bytes (mb->bytes, (struct range) { 0, DISK }, BEFORE);
   return 0;
@@ -705,6 +708,7 @@ a_bad_set_of_clean_data_costs_nothing (void **state)
 
   (void) state;
   START ();
+  replay_all = true;            /* a checkpoint does not ask for it */
   must_put (0, 256 * KIB, 2);
   id = segment_around (place_of (0, 2));
   assert_int_equal (cache_stop (cache, true, 10000), 0);
@@ -794,6 +798,7 @@ a_bad_set_of_a_running_cache_is_written_back (void **state)
 
   (void) state;
   START ();
+  replay_all = true;
   must_put (0, 64 * KIB, 2);
   must_put (16 * KIB, 16 * KIB, 3);
   assert_int_equal (cache_flush (cache), 0);

@@ -13,7 +13,7 @@
 
 const char *const image_names[IMAGE_KINDS] = {
   "fresh", "clean", "dirty", "mixed", "heads", "zeros", "lost", "unordered",
-  "no-crc",
+  "no-crc", "checkpoint",
 };
 
 /* An assert that is there in every build. */
@@ -373,6 +373,21 @@ make_unordered (struct maker *m)
 }
 
 static void
+make_checkpoint (struct maker *m)
+{
+  put (m, 0, 5000);
+  put (m, 50000, 3000);
+  flush (m);
+  drain (m);
+  look (m, 90000, 4000);
+  put (m, 4096, 3000);
+  zero (m, 20000, 6000, false);
+  flush (m);
+  put (m, 51000, 100);
+  leave (m);
+}
+
+static void
 make_fresh (struct maker *m)
 {
   kill_it (m);
@@ -429,6 +444,25 @@ add_set (struct image *image, uint32_t segment, uint32_t ordinal, bool open)
   }
 }
 
+/* There is one at most, in the first free segment. */
+static void
+find_piece (struct image *image, uint32_t segments)
+{
+  struct memory_device *device = image->device;
+  const uint64_t entries =
+    le64_get (control_on (device, 0)->checkpoint.entries);
+  uint32_t id = 0;
+
+  if (entries == 0)
+    return;
+  must (entries <= PIECE_MAX_ENTRIES);
+  while (le32_get (segment_on (device, id, 0)->state) != SEGMENT_FREE)
+    must (++id < segments);
+  image->piece_at = segment_start (device, id);
+  image->piece_bytes = sizeof (struct media_piece)
+    + entries * sizeof (struct media_extent);
+}
+
 static void
 survey (struct image *image)
 {
@@ -456,6 +490,7 @@ survey (struct image *image)
     for (uint32_t k = 0; k < sets_on (device, id); k++)
       add_set (image, id, k, state == SEGMENT_OPEN);
   }
+  find_piece (image, segments);
 }
 
 /* --- new and free ----------------------------------------------------- */
@@ -465,7 +500,7 @@ image_new (enum image_kind kind, uint64_t random)
 {
   static void (*const make[IMAGE_KINDS]) (struct maker *) = {
     make_fresh, make_clean, make_dirty, make_mixed, make_heads, make_zeros,
-    make_lost, make_unordered, make_unordered,
+    make_lost, make_unordered, make_unordered, make_checkpoint,
   };
   struct image *image = calloc (1, sizeof *image);
   struct maker m = { .image = image };

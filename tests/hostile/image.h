@@ -39,6 +39,7 @@ enum image_kind {
   IMAGE_LOST,                   /* what is lost, in a sealed and an open one */
   IMAGE_UNORDERED,              /* an ordinary file */
   IMAGE_NO_CRC,                 /* the same, data without checksums */
+  IMAGE_CHECKPOINT,             /* clean exit, clean, dirty and zeros */
   IMAGE_KINDS
 };
 
@@ -98,6 +99,7 @@ struct image {
   unsigned twins;
   struct set_place set[MAX_SETS];
   unsigned sets;
+  uint64_t piece_at, piece_bytes;       /* of the checkpoint; or 0 */
 
   uint8_t *device_before, *disk_before;
   struct undo_entry *undo;

@@ -338,6 +338,9 @@ flip_everything (void)
     flip_all_of (s->start, s->end - s->start, s->end - 64, 64, place,
                  FLIPS);
   }
+  flip_all_of (image->piece_at, image->piece_bytes, image->piece_at,
+               image->piece_bytes ? sizeof (struct media_piece) : 0,
+               "piece of the checkpoint", FLIPS);
 }
 
 /* --- 2. every field --------------------------------------------------- */
@@ -378,7 +381,15 @@ static const struct field superblock_fields[] = {
 static const struct field control_fields[] = {
   FIELD (media_control, tail_sequence), FIELD (media_control, written_back),
   FIELD (media_control, gc_percent), FIELD (media_control, flags),
-  FIELD (media_control, reserved[0]), FIELD (media_control, reserved[24]),
+  FIELD (media_control, checkpoint.layout),
+  FIELD (media_control, checkpoint.regions),
+  FIELD (media_control, checkpoint.digest),
+  FIELD (media_control, checkpoint.checksum),
+  FIELD (media_control, checkpoint.entries),
+  FIELD (media_control, checkpoint.sequence),
+  FIELD (media_control, checkpoint.epoch),
+  FIELD (media_control, checkpoint.uncertain_through),
+  FIELD (media_control, reserved[0]), FIELD (media_control, reserved[17]),
   { NULL, 0, 0 },
 };
 
@@ -693,7 +704,9 @@ judge_twin_lie (const struct twin_place *t, unsigned copies,
   }
   if ((t->magic == MAGIC_CONTROL && is_named (field, "flags"))
       || is_named (field, "reserved[0]")
-      || is_named (field, "reserved[24]") || is_named (field, "reserved[4]")
+      || is_named (field, "reserved[17]") || is_named (field, "reserved[4]")
+      /* Whatever it says: it is used, or a replay takes its place. */
+      || strncmp (field->name, "checkpoint.", 11) == 0
       || is_named (field, "uuid") || is_named (field, "compat")
       || is_named (field, "gc_percent")) {
     life.must_open = true;
