@@ -637,7 +637,8 @@ memory_group (struct bench *bench)
 /* --- opening ----------------------------------------------------------------- */
 
 static const char *const open_names[] = {
-  "replay-records", "open-time-ms", NULL,
+  "replay-records", "replay-records-dirty", "replay-vs-checkpoint",
+  "replay-vs-checkpoint-dirty", "open-time-ms", NULL,
 };
 
 static void

@@ -4,13 +4,13 @@
  *
  *   replay-records    records replayed a second / records that a bare loop
  *                     decodes and checks
- *   replay-records-dirty  the same of a cache in which all is dirty
  *   replay-records-dirty
  *                     the same, with nothing written back
- *   replay-vs-checkpoint
- *                     the same / extents built from a checkpoint a second
+ *   replay-vs-checkpoint, replay-vs-checkpoint-dirty
+ *                     such a cache opened by replay / from its checkpoint
  *   open-time-ms, open-memory-mib
- *                     against the size of a cache full of 4K records
+ *                     by replay, against the size of a cache full of 4K records;
+ *                     and figures of a start from a checkpoint, and of the stop
  *
  * The cache device is a real one, filled by the engine, in a file in memory that
  * is used as persistent memory.  But replay reads no data, so what the records
