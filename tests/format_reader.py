@@ -123,6 +123,10 @@ class Segment:
     pass
 
 
+class Checkpoint:
+    pass
+
+
 class Record:
     __slots__ = ('start', 'length', 'sequence', 'checksum', 'at', 'kind',
                  'clean', 'has_checksum')
@@ -199,6 +203,11 @@ class Cache:
             struct.unpack_from('<QQII', twin.content, 32)
         self.lost = bool(flags & 1)
         self.tail_on_media = self.tail
+        self.checkpoint = Checkpoint()
+        c = self.checkpoint
+        (c.layout, c.regions, c.digest, c.checksum, c.entries, c.sequence,
+         c.epoch, c.uncertain_through) = \
+            struct.unpack_from('<IIQQQQQQ', twin.content, 56)
         if self.tail >= LIMIT or self.written_back >= LIMIT:    # [C2]
             raise Refused('the marks of the control block make no sense')
 
@@ -223,6 +232,110 @@ class Cache:
                                 and s.epoch_max < LIMIT
                                 and s.sequence_min <= s.sequence_max < LIMIT))
             self.segments.append(s)
+
+    # The checkpoint -----------------------------------------------------
+
+    def checkpoint_is_current(self):                            # [Q1]
+        digest = self.instance
+        for s in self.segments:
+            if not s.valid or s.state == OPEN:
+                return False
+            header = s.twin.content
+            flags = struct.pack('<I', s.unordered)
+            digest = xxh3(header[16:24] + header[32:52] + flags
+                          + header[56:80], digest)
+        return (self.checkpoint.layout == 1 and not self.lost
+                and digest == self.checkpoint.digest)
+
+    def checkpoint_entries(self):
+        """All entries of a current one; or None if a piece is damaged."""
+        c = self.checkpoint
+        left, before, ordinal, entries = c.entries, c.digest, 0, []
+        places = (s.base + at for s in self.segments if s.state == FREE
+                  for at in range(0, self.segment_size, 65536))
+        while left > 0:
+            at = next(places, None)
+            if at is None:
+                return None
+            count = min(left, 2047)
+            data = self.device[at:at + 32 + count * 32]
+            magic, checksum, previous, number, found = \
+                struct.unpack_from('<8sQQII', data)
+            if ((magic, previous, number, found)
+                    != (b'PCACHEck', before, ordinal, count)
+                    or checksum != xxh3_without(data, 8, self.instance)):
+                return None
+            entries += struct.iter_unpack('<QQQIHH', data[32:])
+            left, before, ordinal = left - count, checksum, ordinal + 1
+        return entries if before == c.checksum else None
+
+    def checkpoint_extents(self):
+        """(start, end, name), sorted, of what each region says of its own;
+        the name is what extent_name gives.  None: damaged."""
+        entries = self.checkpoint_entries()
+        extents, region = [], None
+        for logical, proof, place, length, record_length, delta in \
+                entries or []:
+            if length == 0:
+                region = logical
+                continue
+            kind, at = place & 3, place & ~63
+            name = ((kind, at, record_length + 1, logical - delta,
+                     proof if place & 4 else None) if kind == DATA
+                    else (kind, proof))
+            start, end = logical, logical + length
+            while start < end:
+                stop = min(end, (start // CHUNK + 1) * CHUNK)
+                if self.region_of(start // CHUNK) == region:
+                    extents.append((start, stop, name))
+                start = stop
+        return None if entries is None else sorted(extents)
+
+    def region_of(self, chunk):
+        return (chunk * 0x9e3779b97f4a7c15 % 2**64 // 2
+                // (2**63 // self.checkpoint.regions))
+
+    def replayed_extents(self):
+        """The same of the replay, cut at each MiB; and is it dirty?"""
+        for start, end, r, dirty in self.extents:
+            name = ((r.kind, r.at, r.length, r.start,
+                     r.checksum if r.has_checksum else None)
+                    if r.kind == DATA else (r.kind, r.sequence))
+            while start < end:
+                stop = min(end, (start // CHUNK + 1) * CHUNK)
+                yield start, stop, name, dirty
+                start = stop
+
+    def judge_checkpoint(self):
+        """What it is worth, in words; Refused if it counts and says something
+        wrong."""
+        if self.checkpoint.layout == 0:
+            return 'none'
+        if not self.checkpoint_is_current():
+            return 'not current'
+        extents = self.checkpoint_extents()
+        if extents is None:
+            return 'damaged'
+        i = matched = 0
+        for start, end, name, dirty in self.replayed_extents():
+            while start < end:
+                while i < len(extents) and extents[i][1] <= start:
+                    i += 1
+                if i < len(extents) and extents[i][0] <= start:
+                    if extents[i][2] != name:
+                        raise Refused('the checkpoint says %r of %d, the log '
+                                      '%r' % (extents[i][2], start, name))
+                    matched += min(end, extents[i][1]) - start
+                    start = min(end, extents[i][1])
+                    continue
+                if (dirty or self.checkpoint.uncertain_through
+                        <= self.tail_on_media):
+                    raise Refused('the checkpoint has nothing of %d, the log '
+                                  'has %r' % (start, name))
+                start = min([end] + [e[0] for e in extents[i:i + 1]])
+        if matched != sum(e[1] - e[0] for e in extents):
+            raise Refused('the checkpoint has more than the log')
+        return 'as the log, %d extents' % len(extents)
 
     # Sets ---------------------------------------------------------------
 
@@ -598,7 +711,9 @@ def as_json(cache):
             'tail': cache.tail_on_media, 'written_back': cache.written_back,
             'gc_percent': (cache.gc_percent if cache.gc_percent <= 90
                            else None),
-            'lost': cache.lost, 'update': cache.control.sequence,
+            'lost': cache.lost,
+            'checkpoint': cache.checkpoint_is_current(),
+            'update': cache.control.sequence,
             'copies': cache.control.verdict},
         'tail': cache.tail, 'replayed': cache.replayed,
         'dropped': cache.dropped,
@@ -629,6 +744,7 @@ def show_info(cache):
     print('control block copies %s sequence %d'
           % (', '.join(cache.control.verdict), cache.control.sequence))
     print('tail %d, written back %d' % (cache.tail, cache.written_back))
+    print('checkpoint: %s' % cache.judge_checkpoint())
     for s in cache.segments:
         state = {FREE: 'free', OPEN: 'open', SEALED: 'sealed'}
         if not s.valid:

@@ -159,11 +159,10 @@ superblock_text (const struct superblock *sb)
 }
 
 static void
-control_text (const struct snapshot *snap)
+control_text (struct snapshot *snap)
 {
-  const struct superblock *sb = &snap->engine.superblock;
-  const struct control control =
-    control_get (&((struct snapshot *) snap)->engine.superblock);
+  struct superblock *sb = &snap->engine.superblock;
+  const struct control control = control_get (sb);
 
   twin_text ("control block", &sb->control_twin);
   printf ("  tail %" PRIu64 ", written back up to epoch %" PRIu64 "\n",
@@ -174,6 +173,9 @@ control_text (const struct snapshot *snap)
     puts ("  gc percent not set");
   if (control.lost)
     puts ("  something is, or was, lost");
+  if (snap->has_checkpoint)
+    printf ("  a checkpoint, %" PRIu64 " entries\n",
+            le64_get (control_checkpoint (sb).entries));
 }
 
 static void
@@ -289,8 +291,9 @@ superblock_json (const struct superblock *sb)
 }
 
 static struct json_object *
-control_json (struct superblock *sb)
+control_json (struct snapshot *snap)
 {
+  struct superblock *sb = &snap->engine.superblock;
   const struct control control = control_get (sb);
   struct json_object *o = twin_json (&sb->control_twin);
 
@@ -299,6 +302,7 @@ control_json (struct superblock *sb)
   json_put (o, "gc_percent", control.gc_percent <= CACHE_MAX_GC_PERCENT
             ? json_object_new_int (control.gc_percent) : NULL);
   json_put_bool (o, "lost", control.lost);
+  json_put_bool (o, "checkpoint", snap->has_checkpoint);
   return o;
 }
 
@@ -342,7 +346,7 @@ inspect_json (const struct inspection *in)
 
   json_put_text (o, "opens", in->verdict == SNAPSHOT_OK ? "yes" : "rescue");
   json_put (o, "superblock", superblock_json (&engine->superblock));
-  json_put (o, "control", control_json (&engine->superblock));
+  json_put (o, "control", control_json (in->snap));
   json_put_number (o, "tail", in->snap->replay.tail);
   json_put_number (o, "last_sequence", in->snap->replay.sequence);
   json_put_number (o, "next_epoch", in->snap->replay.epoch);

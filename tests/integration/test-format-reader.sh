@@ -78,6 +78,7 @@ for kind in file pmem; do
     python client.py "$(uri third)" 3 "$(scaled 100)"
     stop third
     compare 3
+    grep -q '^checkpoint: as the log' info || fail "it leaves no checkpoint"
 
     say "$kind, checksums $crc: drained"
     start fourth file disk.img "${parameters[@]}"
@@ -86,6 +87,7 @@ for kind in file pmem; do
     compare 4
     same disk.img seen.img
     grep -q '^dirty bytes 0$' info || fail "the reader sees dirty data"
+    grep -q '^checkpoint: as the log' info || fail "it leaves no checkpoint"
   done
 done
 
