@@ -92,6 +92,12 @@ set_data_crc (const char *value)
 }
 
 static bool
+set_checkpoint (const char *value)
+{
+  return parse_bool (value, &config.cache.checkpoint);
+}
+
+static bool
 set_export (const char *value)
 {
   return strlen (value) <= CACHE_MAX_EXPORT_NAME &&
@@ -217,6 +223,7 @@ static const struct parameter {
   { "pcache-on-exit", set_on_exit, "drain or keep" },
   { "pcache-drain-timeout", set_drain_timeout,
     "a time from 0 to 24 hours, such as 60, 0.5, 250ms, 30s or 10m" },
+  { "pcache-checkpoint", set_checkpoint, "true or false" },
   { "pcache-format", set_format, "auto, force or never" },
   { "pcache-damaged", set_damaged, "refuse or rescue" },
   { "pcache-backing-id", set_backing_id, "a text of 1 to 255 bytes" },
@@ -264,6 +271,9 @@ const char config_help[] =
   "                             the cache for next time (default drain).\n"
   "pcache-drain-timeout=<TIME>  Longest time that may take; 0 does not wait\n"
   "                             (default 60).\n"
+  "pcache-checkpoint=true|false Leave the index behind at exit, so that the next\n"
+  "                             start need not read the whole log (default\n"
+  "                             true).\n"
   "pcache-format=auto|force|never\n"
   "                             Format a blank cache device; any; none\n"
   "                             (default auto).\n"

@@ -76,6 +76,11 @@ is next from_checkpoint=1 replayed_records=0 replay_dropped_records=0 \
    damaged_segments=0 dirty_bytes=0 oldest_dirty_ms=0 epochs_behind=0 writeback_sent_bytes=12800 \
    read_hits=1
 
+say "a start that shall read the log"
+start log file disk.img "${parameters[@]}" pcache-checkpoint=false
+stop log
+is log from_checkpoint=0 replayed_records=5
+
 say "a plugin that fails"
 start failing eval get_size='echo 8M' pread='echo EIO >&2; exit 1' \
       pwrite='echo EIO >&2; exit 1' can_write='exit 0' can_flush='exit 0' \
