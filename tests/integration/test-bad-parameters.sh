@@ -38,6 +38,7 @@ bad pcache-writeback-delay 'time from 0 to 24 hours' -1 25h 86401 '' 5x 1e3 \
 bad pcache-writeback-threads '1 to 64' 0 65 -1 many
 bad pcache-on-exit 'drain or keep' yes ''
 bad pcache-drain-timeout 'time from 0 to 24 hours' -1 never
+bad pcache-checkpoint 'true or false' maybe 2 ''
 bad pcache-format 'auto, force or never' yes ''
 bad pcache-damaged 'refuse or rescue' yes
 bad pcache-export 'at most 1024' "$(printf 'x%.0s' {1..1025})"

@@ -21,6 +21,7 @@
 #include "engine/engine.h"
 #include "support/media_tools.h"
 #include "support/reports.h"
+#include "support/scale.h"
 #include "support/seed.h"
 #include "support/whole_cache.h"
 
@@ -680,7 +681,7 @@ nonsense_with_right_checksums_is_not_used (void **state)
   } field[] = {
     { 0, 8 }, { 8, 8 }, { 16, 8 }, { 24, 4 }, { 28, 2 }, { 30, 2 },
   };
-  unsigned used = 0, refused = 0;
+  unsigned used = 0, refused = 0, cases = 0;
   struct media_piece *piece;
   uint32_t entries;
 
@@ -697,8 +698,11 @@ nonsense_with_right_checksums_is_not_used (void **state)
 
       memcpy (&original, device->bytes + at, field[f].bytes);
       count = edge_values_near (original, field[f].bytes, NULL, 0, values);
-      for (unsigned v = (seed + i) % 17; v < count; v += 17) {
+      for (unsigned v = 0; v < count; v++) {
         struct memory_device *whole = device;
+
+        if (!case_is_chosen (cases++, 17))
+          continue;
 
         device = memory_device_clone (whole);
         memcpy (device->bytes + at, &values[v], field[f].bytes);
@@ -718,7 +722,9 @@ nonsense_with_right_checksums_is_not_used (void **state)
       }
     }
   printf ("# %u were used, %u refused\n", used, refused);
-  assert_true (refused > used);
+  /* Of a few that may be chance. */
+  if (test_scale () >= 100)
+    assert_true (refused > used);
 }
 
 /* --- many pieces -------------------------------------------------------- */
@@ -818,9 +824,11 @@ each_of_many_pieces_is_looked_at (void **state)
   assert_int_equal (cache_zero (cache, (struct range) { 0, 1 }, false, false),
                     0);
   stop (false);
-  for (uint32_t i = 0; i < PIECES; i += 1 + random_below (&random, 4)) {
+  for (uint32_t i = 0; i < PIECES; i++) {
     struct media_piece *piece = piece_on (device, i);
 
+    if (!case_is_chosen (i, 3))
+      continue;
     memcpy (whole, piece, PIECE_SLOT);
     ((uint8_t *) piece)[random_below (&random, 32768)] ^= 1;
     expect_none_of_many ("damaged", i);
@@ -864,6 +872,8 @@ all_pieces_are_of_one_stop (void **state)
   stop (false);
   for (uint32_t i = 0; i < PIECES; i++) {
     memcpy (piece_on (device, i), piece_on (other, i), PIECE_SLOT);
+    if (!case_is_chosen (i, 1))
+      continue;
     expect_none_of_many ("the last that is of another stop", i);
   }
   memory_device_free (other);
