@@ -606,7 +606,7 @@ a_write_around_what_is_below_the_tail_counts (void **state)
 
 /* --- damage ----------------------------------------------------------- */
 
-/* Where the I-th piece may lie: at the start of a free segment. */
+/* Where the first piece lies: at the start of the first free segment. */
 static uint64_t
 piece_place (void)
 {
