@@ -72,6 +72,7 @@ enum mutation {
   CHECKPOINT_UNVERIFIED,        /* checksums of its pieces are not looked at */
   CHECKPOINT_CERTAIN,           /* all its holes are taken for certain */
   CHECKPOINT_BELOW_TAIL,        /* has what a replay ignores */
+  CHECKPOINT_WHILE_OPEN,        /* made and used although a segment is open */
 };
 
 #ifdef PCACHE_MUTATIONS

@@ -80,7 +80,7 @@ look_at_headers (const struct engine *engine)
 
     if (segment->damaged)
       return "the header of a segment is damaged";
-    if (segment->state == SEGMENT_OPEN)
+    if (segment->state == SEGMENT_OPEN && !MUTATION (CHECKPOINT_WHILE_OPEN))
       return "a segment is open";
   }
   return NULL;
@@ -154,13 +154,21 @@ piece_checksum (const struct engine *engine, const struct piece_buffer *piece,
 
 /* --- what a replay would ignore ---------------------------------------- */
 
-/* Clean records up to the tail: they may still be cached, when several heads were
- * evicted in another order than they were filled.  In a checkpoint they would come
- * back when all that is clean has been made void by the tail, or where a hole was
- * taken for certain because of it (T5). */
-struct ignored {
-  uint64_t *names;              /* ascending */
+/* Clean records up to the tail.  They may still be cached: several heads are evicted
+ * in another order than they were filled, and a zero outlives a segment whose sets
+ * cannot be read when it is evicted.  In a checkpoint they would come back when all
+ * that is clean has been made void by the tail, or where a hole was taken for certain
+ * because of it (T5). */
+struct names {
+  uint64_t *name;               /* ascending */
   size_t count, room;
+};
+
+struct ignored {
+  uint64_t tail;
+  struct names dirty;           /* of sets that are not written back yet */
+  struct names clean;           /* those up to the tail, of segments that go on behind
+                                 * it */
 };
 
 static int
@@ -171,26 +179,40 @@ compare_names (const void *a, const void *b)
   return (*x > *y) - (*x < *y);
 }
 
-static int
-ignore_record (struct ignored *ignored, const struct record *record)
+static void
+sort_names (struct names *names)
 {
-  if (ignored->count == ignored->room) {
-    const size_t room = ignored->room ? ignored->room * 2 : 256;
-    uint64_t *more = realloc (ignored->names, room * sizeof *more);
+  if (names->count > 0)
+    qsort (names->name, names->count, sizeof *names->name, compare_names);
+}
+
+static bool
+has_name (const struct names *names, uint64_t name)
+{
+  return names->count > 0
+    && bsearch (&name, names->name, names->count, sizeof name, compare_names)
+       != NULL;
+}
+
+static int
+add_name (struct names *names, uint64_t name)
+{
+  if (names->count == names->room) {
+    const size_t room = names->room ? names->room * 2 : 256;
+    uint64_t *more = realloc (names->name, room * sizeof *more);
 
     if (more == NULL)
       return -ENOMEM;
-    ignored->names = more;
-    ignored->room = room;
+    names->name = more;
+    names->room = room;
   }
-  ignored->names[ignored->count++] =
-    record_name (record->kind, record->at, record->sequence);
+  names->name[names->count++] = name;
   return 0;
 }
 
 static int
-ignore_some_of (struct ignored *ignored, const struct engine *engine,
-                struct segment *segment, const struct control *control)
+add_clean_of (struct ignored *ignored, const struct engine *engine,
+              struct segment *segment, uint64_t written_back)
 {
   CLEANUP_FREE struct set *set = malloc (sizeof *set);
   const struct finding f = { .segment = segment, .sets = segment->sets };
@@ -204,44 +226,70 @@ ignore_some_of (struct ignored *ignored, const struct engine *engine,
     for (uint32_t i = 0; i < set->count; i++) {
       const struct record *record = &set->record[i];
 
-      if (record->sequence <= control->tail_sequence
-          && (record->clean || set->epoch <= control->written_back)
-          && (r = ignore_record (ignored, record)) < 0)
+      if (record->sequence <= ignored->tail
+          && (record->clean || set->epoch <= written_back)
+          && (r = add_name (&ignored->clean,
+                            record_name (record->kind, record->at,
+                                         record->sequence))) < 0)
         return r;
     }
   return r;
 }
 
-/* Free ignored->names in any case. */
+/* Call ignored_free in any case. */
 static int
 ignored_find (struct ignored *ignored, struct engine *engine)
 {
   const uint32_t total = engine->superblock.geometry.segment_count;
   const struct control control = control_get (&engine->superblock);
-  int r = 0;
+  int r;
 
+  ignored->tail = control.tail_sequence;
+  r = epoch_queue_names (&engine->queue, &ignored->dirty.name,
+                         &ignored->dirty.count);
   for (uint32_t id = 0; id < total && r == 0; id++) {
     struct segment *segment = &engine->segments.segments[id];
 
     if (segment->state == SEGMENT_SEALED
-        && segment->sequence_min <= control.tail_sequence
-        && !MUTATION (CHECKPOINT_BELOW_TAIL))
-      r = ignore_some_of (ignored, engine, segment, &control);
+        && segment->sequence_min <= ignored->tail
+        && segment->sequence_max > ignored->tail)
+      r = add_clean_of (ignored, engine, segment, control.written_back);
   }
-  if (ignored->count > 0)
-    qsort (ignored->names, ignored->count, sizeof *ignored->names,
-           compare_names);
+  sort_names (&ignored->dirty);
+  sort_names (&ignored->clean);
   return r;
 }
 
-static bool
-is_ignored (const struct ignored *ignored, const struct extent *extent)
+static void
+ignored_free (struct ignored *ignored)
 {
-  const uint64_t name = extent_name (extent);
+  free (ignored->dirty.name);
+  free (ignored->clean.name);
+}
 
-  return ignored->count > 0
-    && bsearch (&name, ignored->names, ignored->count, sizeof name,
-                compare_names) != NULL;
+static bool
+is_ignored (const struct ignored *ignored, const struct engine *engine,
+            const struct extent *extent)
+{
+  const struct geometry *g = &engine->superblock.geometry;
+  uint64_t first, last;         /* the record is one of these */
+
+  if (MUTATION (CHECKPOINT_BELOW_TAIL))
+    return false;
+  if (extent->kind == EXTENT_DATA) {
+    const uint64_t id = (extent->record_at - g->first_segment_at)
+      / g->segment_size;
+
+    first = engine->segments.segments[id].sequence_min;
+    last = engine->segments.segments[id].sequence_max;
+  }
+  else
+    first = last = extent->sequence;
+  if (first > ignored->tail)
+    return false;
+  if (last <= ignored->tail)
+    return !has_name (&ignored->dirty, extent_name (extent));
+  return has_name (&ignored->clean, extent_name (extent));
 }
 
 /* --- write ------------------------------------------------------------ */
@@ -332,7 +380,7 @@ add_index (struct writer *writer)
 
   index_scan_start (&scan, writer->engine->index);
   while (r == 0 && index_scan_next (&scan, &extent)) {
-    if (is_ignored (&writer->ignored, &extent))
+    if (is_ignored (&writer->ignored, writer->engine, &extent))
       continue;
     if (scan.region != region) {
       const struct media_extent mark = { .logical = le64_of (scan.region) };
@@ -383,7 +431,7 @@ write_pieces (struct writer *writer)
   if (r == 0)
     r = pmem_sync (pmem);
   slots_free (&writer->slots);
-  free (writer->ignored.names);
+  ignored_free (&writer->ignored);
   return r;
 }
 

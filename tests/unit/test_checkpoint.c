@@ -18,6 +18,7 @@
 #include <cmocka.h>
 #include <xxhash.h>
 
+#include "engine/checkpoint.h"
 #include "engine/engine.h"
 #include "support/media_tools.h"
 #include "support/reports.h"
@@ -604,6 +605,73 @@ a_write_around_what_is_below_the_tail_counts (void **state)
   look (0, 4 * KIB);
 }
 
+/* A zero that is cached although its segment is gone: when that was evicted, the set
+ * could not be read.  Replay knows nothing of it. */
+static void
+prepare_zero_without_record (void)
+{
+  struct engine *engine;
+  uint32_t id = 0;
+  unsigned sealed;
+
+  open_cache (false);
+  zero (2 * MIB, 64 * KIB);
+  flush ();
+  assert_int_equal (cache_drain (cache, 0), 0);
+  engine = cache_engine (cache);
+  log_retire_heads (engine->log);
+  assert_int_equal (log_seal_retired (engine->log, &sealed), 0);
+  while (engine->segments.segments[id].state != SEGMENT_SEALED)
+    id++;
+  set_on (device, id, 0)->checksum = le64_of (0);
+  assert_int_equal (cache_set (cache, SETTING_gc_percent, 0), 0);
+  assert_true (cache_step_eviction (cache));
+  assert_false (piece_at (engine, 2 * MIB).is_hole);
+  stop (false);
+}
+
+static void
+leaving_the_cache_makes_void_what_has_no_record (void **state)
+{
+  (void) state;
+  prepare_zero_without_record ();
+  open_cache (false);
+  assert_true (is_from_checkpoint ());
+  compare_with_replay (device);
+  assert_int_equal (cache_bypass (cache, NEVER), 0);
+  put (2 * MIB, 4 * KIB);
+  close_cache ();
+  open_cache (false);
+  expect_all ();
+}
+
+static void
+a_write_around_what_has_no_record_counts (void **state)
+{
+  (void) state;
+  prepare_zero_without_record ();
+  options.checkpoint = false;
+  options.setting[SETTING_mode] = MODE_WRITEAROUND;
+  open_cache (false);
+  put_flags (2 * MIB, 4 * KIB, true);
+  close_cache ();
+  options.checkpoint = true;
+  open_cache (false);
+  look (2 * MIB, 4 * KIB);
+}
+
+/* What comes into it changes no header. */
+static void
+there_is_none_while_a_segment_is_open (void **state)
+{
+  (void) state;
+  open_cache (false);
+  put (0, 4 * KIB);
+  flush ();
+  assert_int_equal (checkpoint_write (cache_engine (cache)), -EINVAL);
+  assert_true (reports_have (REPORT_DEBUG, "no checkpoint|is open"));
+}
+
 /* --- damage ----------------------------------------------------------- */
 
 /* Where the first piece lies: at the start of the first free segment. */
@@ -1020,6 +1088,9 @@ main (int argc, char *argv[])
     TEST (a_hole_that_no_replay_finds_stays_uncertain),
     TEST (leaving_the_cache_makes_void_what_is_below_the_tail),
     TEST (a_write_around_what_is_below_the_tail_counts),
+    TEST (leaving_the_cache_makes_void_what_has_no_record),
+    TEST (a_write_around_what_has_no_record_counts),
+    TEST (there_is_none_while_a_segment_is_open),
     TEST (a_damaged_one_is_not_used),
     TEST (nonsense_with_right_checksums_is_not_used),
     TEST (many_pieces_are_read_by_several_threads),
