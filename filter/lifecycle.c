@@ -309,8 +309,7 @@ check_layers_below (void)
 {
   const char *layer = below_forgets ();
 
-  if (layer == NULL ||
-      stats_get (cache_stats (cache), STAT_replayed_records) == 0)
+  if (layer == NULL || !cache_held_data (cache))
     return 0;
   report (REPORT_ERROR, "%s forgets what is written to it when nbdkit ends, but "
           "the cache holds data of an earlier run, which it would mix with the "

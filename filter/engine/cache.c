@@ -92,6 +92,7 @@ struct cache {
 
   /* Constant once it is open. */
   uint64_t opened_ms, replay_ms;
+  bool held_data;
   bool persistent_memory;
 };
 
@@ -632,9 +633,11 @@ load_parts (struct cache *cache, struct recovery_result *found)
   cache->persistent_memory = engine->pmem->ordered;
   engine->must_replay = !layout_fits (engine);
   r = engine_recover (engine, found);
-  if (r == 0)
-    cache->replay_ms = now_ms () - cache->opened_ms;
-  return r;
+  if (r < 0)
+    return r;
+  cache->replay_ms = now_ms () - cache->opened_ms;
+  cache->held_data = !index_is_empty (engine->index);
+  return 0;
 }
 
 static int
@@ -1485,7 +1488,8 @@ static void
 leave_checkpoint (struct cache *cache)
 {
   /* Free segments are written to: nobody may acquire one meanwhile. */
-  if (!entrance_shut (&cache->entrance, now_ms ()))
+  if (cache_is_bypassed (cache)
+      || !entrance_shut (&cache->entrance, now_ms ()))
     return;
   (void) checkpoint_write (&cache->engine);
   entrance_open (&cache->entrance, false);
@@ -2060,4 +2064,10 @@ struct stats *
 cache_stats (struct cache *cache)
 {
   return cache->engine.stats;
+}
+
+bool
+cache_held_data (struct cache *cache)
+{
+  return cache->held_data;
 }

@@ -242,6 +242,8 @@ extern void cache_get_status (struct cache *cache,
 extern uint64_t cache_dirty_bytes (struct cache *cache);
 extern int cache_writeback_error (struct cache *cache);
 extern struct stats *cache_stats (struct cache *cache);
+/* Was data of an earlier life there when it was opened? */
+extern bool cache_held_data (struct cache *cache);
 
 /* Of the disk that this cache belongs to; 0: of none yet. */
 extern uint64_t cache_disk_size (struct cache *cache);

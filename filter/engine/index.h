@@ -260,6 +260,17 @@ struct index_scan {
 extern void index_scan_start (struct index_scan *scan, struct index *index);
 extern bool index_scan_next (struct index_scan *scan, struct extent *extent);
 
+/* Nobody else uses the index meanwhile. */
+static inline bool
+index_is_empty (struct index *index)
+{
+  struct index_scan scan;
+  struct extent extent;
+
+  index_scan_start (&scan, index);
+  return !index_scan_next (&scan, &extent);
+}
+
 /* Unmap everything, whatever it was. */
 extern void index_clear (struct index *index);
 
