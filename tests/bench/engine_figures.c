@@ -31,14 +31,16 @@ struct sizes {
   uint64_t working_set;
   uint64_t requests;
   uint64_t steady_device;       /* the disk is four times as large */
+  uint64_t full_device;         /* some segments stay free whatever is written, so
+                                 * a small one cannot be 97 % full */
   uint64_t drained;             /* bytes that are drained */
 };
 
 static const struct sizes full_sizes = {
-  4096 * MIB, 1024 * MIB, 300000, 1024 * MIB, 1024 * MIB,
+  4096 * MIB, 1024 * MIB, 300000, 1024 * MIB, 4096 * MIB, 1024 * MIB,
 };
 static const struct sizes quick_sizes = {
-  512 * MIB, 96 * MIB, 30000, 160 * MIB, 96 * MIB,
+  512 * MIB, 96 * MIB, 30000, 160 * MIB, 1024 * MIB, 96 * MIB,
 };
 
 static const struct sizes *
@@ -461,15 +463,15 @@ full_group (struct bench *bench)
   const struct sizes *sizes = sizes_of (bench);
   const struct stand_options options = {
     .directory = bench->directory,
-    .device_size = sizes->device,
-    .disk_size = sizes->device,
+    .device_size = sizes->full_device,
+    .disk_size = sizes->full_device,
     .checksum = true,
   };
   struct full full = {
     .stand = stand_new (&options),
     .workload = {
       .threads = 1, .block = BLOCK, .checksum = true,
-      .requests = BLOCKS_OF (sizes->device) * 4 / 100,
+      .requests = BLOCKS_OF (sizes->full_device) * 4 / 100,
     },
   };
 
