@@ -247,6 +247,8 @@ ignored_find (struct ignored *ignored, struct engine *engine)
   ignored->tail = control.tail_sequence;
   r = epoch_queue_names (&engine->queue, &ignored->dirty.name,
                          &ignored->dirty.count);
+  if (r < 0)
+    return r;
   for (uint32_t id = 0; id < total && r == 0; id++) {
     struct segment *segment = &engine->segments.segments[id];
 
