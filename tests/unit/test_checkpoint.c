@@ -573,36 +573,50 @@ prepare_below_tail (void)
   stop (false);
 }
 
-/* The tail need not be moved then, and is what makes all of it void. */
+/* From the checkpoint: the tail is at the end and need not be moved, and is what
+ * makes all of it void. */
 static void
-leaving_the_cache_makes_void_what_is_below_the_tail (void **state)
+leave_the_cache_and_write (uint64_t at)
 {
-  (void) state;
-  prepare_below_tail ();
   open_cache (false);
   assert_true (is_from_checkpoint ());
+  compare_with_replay (device);
   assert_int_equal (cache_bypass (cache, NEVER), 0);
-  put (0, 4 * KIB);
+  put (at, 4 * KIB);
   close_cache ();
   open_cache (false);
   expect_all ();
 }
 
-/* No record is made of a hole below it. */
+/* After a replay, which finds a hole there; no record is made of it. */
+static void
+replay_and_write_around (uint64_t at)
+{
+  options.checkpoint = false;
+  options.setting[SETTING_mode] = MODE_WRITEAROUND;
+  open_cache (false);
+  assert_true (piece_at (cache_engine (cache), at).is_hole);
+  put_flags (at, 4 * KIB, true);
+  close_cache ();
+  options.checkpoint = true;
+  open_cache (false);
+  look (at, 4 * KIB);
+}
+
+static void
+leaving_the_cache_makes_void_what_is_below_the_tail (void **state)
+{
+  (void) state;
+  prepare_below_tail ();
+  leave_the_cache_and_write (0);
+}
+
 static void
 a_write_around_what_is_below_the_tail_counts (void **state)
 {
   (void) state;
   prepare_below_tail ();
-  options.checkpoint = false;
-  options.setting[SETTING_mode] = MODE_WRITEAROUND;
-  open_cache (false);
-  assert_true (piece_at (cache_engine (cache), 0).is_hole);
-  put_flags (0, 4 * KIB, true);
-  close_cache ();
-  options.checkpoint = true;
-  open_cache (false);
-  look (0, 4 * KIB);
+  replay_and_write_around (0);
 }
 
 /* A zero that is cached although its segment is gone: when that was evicted, the set
@@ -635,14 +649,7 @@ leaving_the_cache_makes_void_what_has_no_record (void **state)
 {
   (void) state;
   prepare_zero_without_record ();
-  open_cache (false);
-  assert_true (is_from_checkpoint ());
-  compare_with_replay (device);
-  assert_int_equal (cache_bypass (cache, NEVER), 0);
-  put (2 * MIB, 4 * KIB);
-  close_cache ();
-  open_cache (false);
-  expect_all ();
+  leave_the_cache_and_write (2 * MIB);
 }
 
 static void
@@ -650,14 +657,7 @@ a_write_around_what_has_no_record_counts (void **state)
 {
   (void) state;
   prepare_zero_without_record ();
-  options.checkpoint = false;
-  options.setting[SETTING_mode] = MODE_WRITEAROUND;
-  open_cache (false);
-  put_flags (2 * MIB, 4 * KIB, true);
-  close_cache ();
-  options.checkpoint = true;
-  open_cache (false);
-  look (2 * MIB, 4 * KIB);
+  replay_and_write_around (2 * MIB);
 }
 
 /* What comes into it changes no header. */
