@@ -38,6 +38,15 @@ round_down (uint64_t n, uint64_t alignment)
   return n & ~(alignment - 1);
 }
 
+/* For qsort and bsearch. */
+static inline int
+compare_u64 (const void *a, const void *b)
+{
+  const uint64_t *x = a, *y = b;
+
+  return (*x > *y) - (*x < *y);
+}
+
 static inline bool
 is_power_of_2 (uint64_t n)
 {

@@ -24,6 +24,7 @@
 #include <string.h>
 #include <xxhash.h>
 
+#include "base/arith.h"
 #include "base/cleanup.h"
 #include "base/mutation.h"
 #include "base/report.h"
@@ -171,26 +172,18 @@ struct ignored {
                                  * it */
 };
 
-static int
-compare_names (const void *a, const void *b)
-{
-  const uint64_t *x = a, *y = b;
-
-  return (*x > *y) - (*x < *y);
-}
-
 static void
 sort_names (struct names *names)
 {
   if (names->count > 0)
-    qsort (names->name, names->count, sizeof *names->name, compare_names);
+    qsort (names->name, names->count, sizeof *names->name, compare_u64);
 }
 
 static bool
 has_name (const struct names *names, uint64_t name)
 {
   return names->count > 0
-    && bsearch (&name, names->name, names->count, sizeof name, compare_names)
+    && bsearch (&name, names->name, names->count, sizeof name, compare_u64)
        != NULL;
 }
 

@@ -48,14 +48,6 @@ snapshot_free (struct snapshot *snapshot)
 }
 
 static int
-compare_names (const void *a, const void *b)
-{
-  const uint64_t *x = a, *y = b;
-
-  return (*x > *y) - (*x < *y);
-}
-
-static int
 snapshot_take (struct engine *engine, struct snapshot *snapshot)
 {
   const uint32_t total = engine->superblock.geometry.segment_count;
@@ -79,7 +71,7 @@ snapshot_take (struct engine *engine, struct snapshot *snapshot)
                            &snapshot->count);
   if (r == 0)
     qsort (snapshot->names, snapshot->count, sizeof *snapshot->names,
-           compare_names);
+           compare_u64);
   return r;
 }
 
@@ -92,7 +84,7 @@ is_dirty_locked (struct engine *engine, const struct snapshot *snapshot,
   const uint64_t name = extent_name (extent);
 
   if (bsearch (&name, snapshot->names, snapshot->count, sizeof name,
-               compare_names))
+               compare_u64))
     return true;
   if (extent->kind != EXTENT_DATA)
     return extent->sequence > snapshot->sequence;

@@ -433,14 +433,6 @@ add_own_parts (struct index *index, const struct region *region,
   return r;
 }
 
-static int
-compare_names (const void *a, const void *b)
-{
-  const uint64_t *x = a, *y = b;
-
-  return (*x > *y) - (*x < *y);
-}
-
 int
 index_find_records (struct index *index, uint64_t *names, size_t count,
                     struct extent **found, size_t *found_count)
@@ -448,7 +440,7 @@ index_find_records (struct index *index, uint64_t *names, size_t count,
   struct extent_array array = { 0 };
   int r = 0;
 
-  qsort (names, count, sizeof *names, compare_names);
+  qsort (names, count, sizeof *names, compare_u64);
   for (unsigned i = 0; i < index->nr_regions && r == 0; ++i) {
     struct region *region = &index->regions[i];
     struct tree_position position;
@@ -459,7 +451,7 @@ index_find_records (struct index *index, uint64_t *names, size_t count,
     while (r == 0 && extent_tree_get (position, &extent)) {
       const uint64_t name = extent_name (&extent);
 
-      if (bsearch (&name, names, count, sizeof *names, compare_names))
+      if (bsearch (&name, names, count, sizeof *names, compare_u64))
         r = add_own_parts (index, region, &extent, &array);
       extent_tree_advance (&position);
     }

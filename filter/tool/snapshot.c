@@ -8,18 +8,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/arith.h"
 #include "base/cleanup.h"
 #include "base/report.h"
 #include "engine/checkpoint.h"
 #include "tool/snapshot.h"
-
-static int
-compare_names (const void *a, const void *b)
-{
-  const uint64_t x = *(const uint64_t *) a, y = *(const uint64_t *) b;
-
-  return (x > y) - (x < y);
-}
 
 /* Of the epoch queue, where dirty records stand, and those that say "lost". */
 static int
@@ -44,7 +37,7 @@ collect_dirty (struct snapshot *snap)
     snap->dirty_count += entries[i].name_count;
   }
   qsort (snap->dirty, snap->dirty_count, sizeof *snap->dirty,
-         compare_names);
+         compare_u64);
   return 0;
 }
 
@@ -152,7 +145,7 @@ snapshot_is_dirty (const struct snapshot *snap, const struct extent *extent)
 
   return extent->kind != EXTENT_LOST
     && bsearch (&name, snap->dirty, snap->dirty_count, sizeof name,
-                compare_names) != NULL;
+                compare_u64) != NULL;
 }
 
 bool
